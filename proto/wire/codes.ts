@@ -1,0 +1,80 @@
+/**
+ * The closed set of codes that a refusal carries on either link. `retryable` tells the sender
+ * whether the same message can succeed later; where it cannot, the sender drops what it sent.
+ */
+export const codes = {
+  // The message itself
+  "protocol-version": { retryable: false, means: "a protocol version this side does not speak" },
+  malformed: {
+    retryable: false,
+    means: "not an envelope, or fields missing, unknown or of a wrong type",
+  },
+  "too-large": { retryable: false, means: "past a bound of the protocol" },
+  "too-deep": { retryable: false, means: "a header nested past the bound" },
+  "unknown-kind": { retryable: false, means: "no message of that kind travels this way" },
+  // Admission of an update
+  "unknown-round": { retryable: false, means: "this gateway has no such round" },
+  "round-closed": { retryable: false, means: "the round has sealed; the update came too late" },
+  "not-offered": { retryable: false, means: "the round was not offered to this device" },
+  "wrong-gateway": {
+    retryable: false,
+    means: "the update is bound to another gateway for this round",
+  },
+  "wrong-base": { retryable: false, means: "trained from another model than the round's base" },
+  "wrong-shape": { retryable: false, means: "the byte count does not match the layout" },
+  "wrong-encoding": { retryable: false, means: "another encoding than the plan's" },
+  "not-finite": { retryable: false, means: "a NaN or an infinity" },
+  "out-of-range": { retryable: false, means: "a value outside the plan's range" },
+  "off-grid": { retryable: false, means: "a value between two points of the plan's grid" },
+  "bad-sample-count": {
+    retryable: false,
+    means: "a sample count that is not a whole number from 1 to nMax",
+  },
+  "total-overflow": { retryable: false, means: "the round's total weight would pass NMax" },
+  conflict: { retryable: false, means: "the same identity was received with another digest" },
+  "digest-mismatch": { retryable: true, means: "the bytes do not have the announced digest" },
+  "not-granted": { retryable: true, means: "a chunk without a grant; begin again" },
+  "chunk-out-of-order": { retryable: true, means: "a chunk at another offset than the next one" },
+  busy: { retryable: true, means: "a bound of the gateway is reached for now" },
+  "storage-full": { retryable: true, means: "the gateway cannot keep more; hold the update" },
+  "storage-failed": { retryable: true, means: "the gateway could not write; hold the update" },
+  // Model transfer
+  "unknown-model": { retryable: true, means: "this side does not have that model (yet)" },
+  "bad-offset": { retryable: false, means: "an offset or a length outside the file" },
+  // Declines: a device says why it does not contribute
+  "not-eligible": { retryable: false, means: "the device is not eligible now" },
+  "train-failed": { retryable: false, means: "the trainer failed" },
+  "too-late": { retryable: false, means: "the device cannot finish before the deadline" },
+  // Plans and the tier link
+  "plan-invalid": { retryable: false, means: "a plan that breaks the schema or its own rules" },
+  "plan-headroom": {
+    retryable: false,
+    means: "the plan's grid, range and counts could overflow the exact sum",
+  },
+  "not-in-roster": {
+    retryable: false,
+    means: "a contributor that the round did not assign to this gateway",
+  },
+  overlap: { retryable: false, means: "two Partials name the same contributor" },
+  "base-mismatch": {
+    retryable: false,
+    means: "Partials of different bases or rounds cannot merge",
+  },
+  "grid-mismatch": {
+    retryable: false,
+    means: "Partials of different grids or layouts cannot merge",
+  },
+  "partial-malformed": { retryable: false, means: "not a Partial" },
+  "partial-conflict": { retryable: false, means: "the same Partial identity with another digest" },
+  "id-in-use": { retryable: true, means: "another live connection holds this identity" },
+} as const;
+
+export type Code = keyof typeof codes;
+
+export function isCode(value: unknown): value is Code {
+  return typeof value === "string" && Object.hasOwn(codes, value);
+}
+
+export function isRetryable(code: Code): boolean {
+  return codes[code].retryable;
+}
