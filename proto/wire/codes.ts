@@ -64,6 +64,7 @@ export const codes = {
     retryable: false,
     means: "Partials of different grids or layouts cannot merge",
   },
+  "model-malformed": { retryable: false, means: "not a safetensors file of float32 tensors" },
   "partial-malformed": { retryable: false, means: "not a Partial" },
   "partial-conflict": { retryable: false, means: "the same Partial identity with another digest" },
   "id-in-use": { retryable: true, means: "another live connection holds this identity" },

@@ -100,6 +100,8 @@ export interface Heartbeat {
   freeDiskBytes: bigint;
   /** Refusals since start, by code. */
   refusals: { [key: string]: bigint };
+  /** Updates received again after they were receipted, since start: answered, never counted twice. */
+  duplicatesDropped: bigint;
 }
 
 export interface Heartbeat_RefusalsEntry {
@@ -793,6 +795,7 @@ function createBaseHeartbeat(): Heartbeat {
     oldestAgeMs: 0n,
     freeDiskBytes: 0n,
     refusals: {},
+    duplicatesDropped: 0n,
   };
 }
 
@@ -831,6 +834,12 @@ export const Heartbeat: MessageFns<Heartbeat> = {
     globalThis.Object.entries(message.refusals).forEach(([key, value]: [string, bigint]) => {
       Heartbeat_RefusalsEntry.encode({ key: key as any, value }, writer.uint32(58).fork()).join();
     });
+    if (message.duplicatesDropped !== 0n) {
+      if (BigInt.asUintN(64, message.duplicatesDropped) !== message.duplicatesDropped) {
+        throw new globalThis.Error("value provided for field message.duplicatesDropped of type uint64 too large");
+      }
+      writer.uint32(64).uint64(message.duplicatesDropped);
+    }
     return writer;
   },
 
@@ -904,6 +913,14 @@ export const Heartbeat: MessageFns<Heartbeat> = {
             if (entry7.value !== undefined) {
               message.refusals[entry7.key] = entry7.value;
             }
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.duplicatesDropped = reader.uint64() as bigint;
             continue;
           }
         }
