@@ -1,0 +1,102 @@
+/** What a pilot run writes down, as JSON. Times are milliseconds since the run's start. */
+export type PilotReport = {
+  readonly mode: "mnist" | "csv";
+  readonly startedAt: string;
+  readonly wallSeconds: number;
+  readonly seed: number;
+  readonly passed: boolean;
+  readonly failures: readonly string[];
+  /** Every global model's sum equals the oracle's, bit for bit. */
+  readonly exact: boolean;
+  readonly modelsChecked: number;
+  readonly finalAccuracy?: number;
+  readonly rounds: readonly RoundEntry[];
+  readonly contributions: ContributionCounts;
+  readonly missing: readonly string[];
+  readonly doubled: readonly string[];
+  readonly inexact: readonly string[];
+  readonly sites: readonly SiteEntry[];
+  readonly devices: number;
+  readonly faults: readonly FaultEntry[];
+  readonly processes: readonly ProcessEntry[];
+  readonly data: string;
+  readonly directory?: string;
+  readonly anomaly?: AnomalyReport;
+};
+
+export type RoundEntry = {
+  readonly round: string;
+  readonly model?: string;
+  readonly state: string;
+  readonly contributors: number;
+  readonly sites: readonly string[];
+  /** Of the model on all test samples, measured by the pilot itself. */
+  readonly accuracy?: number;
+  /** As the devices reported it, where the round was evaluated. */
+  readonly federated?: Readonly<Record<string, number>>;
+  readonly startedMs: number;
+  readonly endedMs?: number;
+};
+
+export type ContributionCounts = {
+  readonly receipted: number;
+  readonly inModel: number;
+  readonly inEvaluation: number;
+  readonly expired: number;
+  readonly duplicatesDropped: number;
+};
+
+export type SiteEntry = {
+  readonly site: string;
+  readonly gateway: string;
+  /** For MNIST: the digits that no device of the site holds. */
+  readonly lacks?: readonly number[];
+  readonly devices: readonly {
+    readonly device: string;
+    readonly holds: string;
+    readonly samples: number;
+  }[];
+};
+
+export type FaultEntry = {
+  readonly kind: "cut" | "kill";
+  readonly site: string;
+  readonly what: string;
+  readonly fromMs: number;
+  readonly toMs?: number;
+  readonly pid?: number;
+};
+
+export type ProcessEntry = {
+  readonly name: string;
+  readonly pid: number;
+  readonly port?: number;
+  readonly startedMs: number;
+  readonly endedMs?: number;
+  readonly exitCode?: number | null;
+  readonly signal?: string | null;
+};
+
+/** Detection quality on the rest of each log, thresholds from the training part only. */
+export type Detection = {
+  readonly f1: number;
+  readonly falseAlarmRate: number;
+  readonly missedAlarmRate: number;
+};
+
+export type AnomalyReport = {
+  readonly sensors: readonly string[];
+  readonly unusedColumns: readonly string[];
+  readonly thresholdRule: string;
+  /** undefined where no log is labelled. */
+  readonly federated?: Detection;
+  readonly localOnly?: Detection;
+  readonly devices: readonly {
+    readonly device: string;
+    readonly rows: number;
+    readonly labelled: boolean;
+    readonly federated?: Detection;
+    readonly localOnly?: Detection;
+    readonly alarms: number;
+  }[];
+};
