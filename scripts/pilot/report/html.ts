@@ -11,8 +11,8 @@ export function reportHtml(report: PilotReport): string {
 <style>${style}</style>
 <main>
 <h1>${title}</h1>
-<p class="lead">${escape(report.startedAt)} &middot; ${report.wallSeconds.toFixed(1)} s &middot; seed ${report.seed} &middot; <b class="${report.passed ? "good" : "bad"}">${report.passed ? "passed" : "failed"}</b></p>
-${report.failures.length > 0 ? `<ul class="bad">${report.failures.map((text) => `<li>${escape(text)}</li>`).join("")}</ul>` : ""}
+<p class="lead">${escaped(report.startedAt)} &middot; ${report.wallSeconds.toFixed(1)} s &middot; seed ${report.seed} &middot; <b class="${report.passed ? "good" : "bad"}">${report.passed ? "passed" : "failed"}</b></p>
+${report.failures.length > 0 ? `<ul class="bad">${report.failures.map((text) => `<li>${escaped(text)}</li>`).join("")}</ul>` : ""}
 ${figures(report)}
 ${report.mode === "mnist" ? section("Accuracy by round", accuracyCurve(report.rounds)) : anomalySection(report)}
 ${section("Sites and outages", timeline(report))}
@@ -20,7 +20,7 @@ ${section("Contributions", contributionTable(report))}
 ${section("Who holds what", assignmentTable(report))}
 ${section("Rounds", roundTable(report))}
 ${section("Processes", processTable(report))}
-<p class="note">${escape(report.data)}</p>
+<p class="note">${escaped(report.data)}</p>
 </main>
 </html>
 `;
@@ -45,7 +45,7 @@ table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:t
 th,td{text-align:left;padding:.35rem .75rem .35rem 0;border-bottom:1px solid var(--line);white-space:nowrap}
 th{color:var(--soft);font-weight:500}`;
 
-function escape(text: string): string {
+function escaped(text: string): string {
   return text.replace(/[&<>"]/g, (mark) => `&#${mark.charCodeAt(0)};`);
 }
 
@@ -55,7 +55,7 @@ function section(title: string, body: string): string {
 
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const cells = (row: readonly string[], tag: string) =>
-    row.map((text) => `<${tag}>${escape(text)}</${tag}>`).join("");
+    row.map((text) => `<${tag}>${escaped(text)}</${tag}>`).join("");
   return `<div class="scroll"><table><thead><tr>${cells(head, "th")}</tr></thead><tbody>${rows
     .map((row) => `<tr>${cells(row, "td")}</tr>`)
     .join("")}</tbody></table></div>`;
@@ -80,7 +80,7 @@ function figures(report: PilotReport): string {
     [report.exact ? "yes" : "NO", `sums exact to the bit (${report.modelsChecked} checked)`],
     [String(report.missing.length + report.doubled.length), "lost or counted twice"],
   ];
-  return `<div class="figures">${shown.map(([value, name]) => `<div><b>${escape(value)}</b><span>${escape(name)}</span></div>`).join("")}</div>`;
+  return `<div class="figures">${shown.map(([value, name]) => `<div><b>${escaped(value)}</b><span>${escaped(name)}</span></div>`).join("")}</div>`;
 }
 
 const WIDTH = 900;
@@ -107,14 +107,14 @@ function accuracyCurve(rounds: readonly RoundEntry[]): string {
   const dots = points
     .map(
       (round, i) =>
-        `<circle cx="${x(i).toFixed(1)}" cy="${y(round.accuracy ?? 0).toFixed(1)}" r="3.5" fill="var(--accent)"><title>${escape(round.round)}: ${percent(round.accuracy, 2)}, ${round.contributors} contributors</title></circle>`,
+        `<circle cx="${x(i).toFixed(1)}" cy="${y(round.accuracy ?? 0).toFixed(1)}" r="3.5" fill="var(--accent)"><title>${escaped(round.round)}: ${percent(round.accuracy, 2)}, ${round.contributors} contributors</title></circle>`,
     )
     .join("");
   const step = Math.max(1, Math.ceil(points.length / 12));
   const ticks = points
     .map((round, i) =>
       i % step === 0
-        ? `<text x="${x(i)}" y="${height - 14}" text-anchor="middle">${escape(round.round.slice(round.round.lastIndexOf(".") + 1))}</text>`
+        ? `<text x="${x(i)}" y="${height - 14}" text-anchor="middle">${escaped(round.round.slice(round.round.lastIndexOf(".") + 1))}</text>`
         : "",
     )
     .join("");
@@ -133,7 +133,7 @@ function timeline(report: PilotReport): string {
       .filter((round) => round.endedMs !== undefined && round.sites.includes(site.site))
       .map(
         (round) =>
-          `<line x1="${x(round.endedMs ?? 0)}" x2="${x(round.endedMs ?? 0)}" y1="${y + 4}" y2="${y + 24}" stroke="var(--accent)" stroke-width="2"><title>${escape(round.round)}</title></line>`,
+          `<line x1="${x(round.endedMs ?? 0)}" x2="${x(round.endedMs ?? 0)}" y1="${y + 4}" y2="${y + 24}" stroke="var(--accent)" stroke-width="2"><title>${escaped(round.round)}</title></line>`,
       )
       .join("");
     const faults = report.faults
@@ -141,10 +141,10 @@ function timeline(report: PilotReport): string {
       .map((fault) => {
         const to = x(fault.toMs ?? endMs);
         const colour = fault.kind === "kill" ? "var(--bad)" : "var(--cut)";
-        return `<rect x="${x(fault.fromMs)}" y="${y}" width="${Math.max(3, to - x(fault.fromMs)).toFixed(1)}" height="28" rx="3" fill="${colour}" fill-opacity=".35"><title>${escape(fault.what)}</title></rect><text x="${x(fault.fromMs) + 4}" y="${y + 40}">${fault.kind === "kill" ? "killed" : "uplink cut"}</text>`;
+        return `<rect x="${x(fault.fromMs)}" y="${y}" width="${Math.max(3, to - x(fault.fromMs)).toFixed(1)}" height="28" rx="3" fill="${colour}" fill-opacity=".35"><title>${escaped(fault.what)}</title></rect><text x="${x(fault.fromMs) + 4}" y="${y + 40}">${fault.kind === "kill" ? "killed" : "uplink cut"}</text>`;
       })
       .join("");
-    return `<text x="${LEFT - 10}" y="${y + 18}" text-anchor="end">${escape(site.site)}</text><line x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${y + 14}" y2="${y + 14}" stroke="var(--line)"/>${faults}${marks}`;
+    return `<text x="${LEFT - 10}" y="${y + 18}" text-anchor="end">${escaped(site.site)}</text><line x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${y + 14}" y2="${y + 14}" stroke="var(--line)"/>${faults}${marks}`;
   });
   const axis = [0, 0.25, 0.5, 0.75, 1]
     .map(
@@ -237,6 +237,6 @@ function anomalySection(report: PilotReport): string {
       "By device",
       table(["device", "test rows", "F1 federated", "F1 local only", "alarms"], devices),
     ),
-    `<p class="note">Sensors: ${escape(anomaly.sensors.join(", "))}. Not used: ${escape(anomaly.unusedColumns.join(", ") || "none")}. ${escape(anomaly.thresholdRule)}</p>`,
+    `<p class="note">Sensors: ${escaped(anomaly.sensors.join(", "))}. Not used: ${escaped(anomaly.unusedColumns.join(", ") || "none")}. ${escaped(anomaly.thresholdRule)}</p>`,
   ].join("\n");
 }

@@ -1,0 +1,67 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { createProgressView, type Progress, sparkline } from "./progress.js";
+
+const progress = (round: number, link: "up" | "cut" = "up"): Progress => ({
+  round,
+  rounds: 30,
+  phase: "training",
+  accuracies: [0.1, 0.5, 0.9],
+  contributions: 48,
+  elapsedMs: 10_000,
+  sites: [{ site: "hall-a", link, process: "up", devices: 8, contributions: 16 }],
+});
+
+function capture(isTTY: boolean) {
+  let text = "";
+  return {
+    isTTY,
+    columns: 80,
+    write(more: string) {
+      text += more;
+    },
+    text: () => text,
+  };
+}
+
+test("without a terminal there is one line a change and no control character", () => {
+  const out = capture(false);
+  const view = createProgressView(out);
+  view.update(progress(3));
+  view.update(progress(3));
+  view.update(progress(3, "cut"));
+  view.note("hall-a: uplink cut");
+  const lines = out.text().trimEnd().split("\n");
+  assert.equal(lines.length, 3);
+  assert.match(
+    lines[0] ?? "",
+    /round {2}3\/30 {2}accuracy 90.00 % {2}contributions 48 {2}time left 2:20/,
+  );
+  assert.match(lines[1] ?? "", /hall-a cut/);
+  assert.ok(!out.text().includes("\u001b"));
+});
+
+test("on a terminal the view erases exactly what it drew", () => {
+  const out = capture(true);
+  const view = createProgressView(out);
+  view.update(progress(3));
+  const drawn = out.text().split("\n").length - 1;
+  view.update(progress(4));
+  assert.ok(out.text().includes(`\u001b[${drawn}A\u001b[J`));
+});
+
+test("a terminal line fits its columns", () => {
+  const out = capture(true);
+  createProgressView(out).update(progress(30));
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are escape sequences
+  const lines = out
+    .text()
+    .replace(/\u001b\[[0-9;]*[a-zA-Z]/g, "")
+    .split("\n");
+  for (const line of lines) assert.ok(line.length < 80, line);
+});
+
+test("a sparkline spans its range and keeps the newest", () => {
+  assert.equal(sparkline([0, 0.5, 1], 2), "▅█");
+  assert.equal(sparkline([-1, 2], 5), "▁█");
+});
