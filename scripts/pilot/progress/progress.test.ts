@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { stripVTControlCharacters } from "node:util";
 import { createProgressView, type Progress, sparkline } from "./progress.js";
 
 const progress = (round: number, link: "up" | "cut" = "up"): Progress => ({
@@ -53,11 +54,7 @@ test("on a terminal the view erases exactly what it drew", () => {
 test("a terminal line fits its columns", () => {
   const out = capture(true);
   createProgressView(out).update(progress(30));
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are escape sequences
-  const lines = out
-    .text()
-    .replace(/\u001b\[[0-9;]*[a-zA-Z]/g, "")
-    .split("\n");
+  const lines = stripVTControlCharacters(out.text()).split("\n");
   for (const line of lines) assert.ok(line.length < 80, line);
 });
 
