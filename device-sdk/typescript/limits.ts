@@ -1,0 +1,31 @@
+import { limits as wire } from "@tributary/proto/wire/limits.js";
+
+/** Every bound of a device, in one place, with its unit and what happens at it. */
+export const limits = {
+  /** Model chunks asked for and not yet received. More wait. */
+  fetchWindowChunks: 4,
+  /** Silence after which a chunk is asked for again. */
+  fetchDoubtMs: 5_000,
+  /** Chunks with a wrong digest in one transfer, past which the transfer fails (`digest-mismatch`). */
+  badChunks: 8,
+  /** Unacknowledged bytes of an update, whatever a grant allows. */
+  uploadWindowBytes: 8 * wire.chunkBytes,
+  /** Publishes without PUBACK on one connection. Past it a publish fails, and is sent again later. */
+  unacknowledged: 64,
+  /** Silence after which an update is begun again, and what jitter adds to it at most. */
+  doubtMs: 10_000,
+  doubtJitterMs: 20_000,
+  /** Back-off after a retryable refusal, and between attempts to connect: full jitter up to a cap. */
+  backoffBaseMs: 250,
+  backoffCapMs: 15_000,
+  /** From the start of an attempt to connect until `welcome`; then the attempt is given up. */
+  connectMs: 15_000,
+  /** Rounds remembered as finished. The oldest is forgotten; its gateway remembers too. */
+  finishedRounds: 64,
+  /** Model files kept. The oldest that is not the last good one goes. */
+  models: 2,
+  /** The wait for system attributes before the first `hello` goes without them. */
+  attributesMs: 3_000,
+  /** Devices in one process. A config with more is refused. */
+  devicesPerProcess: 10_000,
+} as const;
