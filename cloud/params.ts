@@ -1,3 +1,4 @@
+import { checkHeadroom } from "@tributary/proto/algebra/grid.js";
 import { idSchema, modelIdSchema } from "@tributary/proto/wire/ids.js";
 import { limits } from "@tributary/proto/wire/limits.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
@@ -144,10 +145,27 @@ export const sessionParamsSchema = z
       broken(["absentGraceMs"], `must not be longer than deadlineMs (${params.deadlineMs})`);
     if (params.totalMax < params.nMax)
       broken(["totalMax"], `must be at least nMax (${params.nMax})`);
+    const headroom = checkHeadroom(
+      { range: params.grid.range, fractionBits: bitsInUse(params.grid) },
+      params.nMax,
+      BigInt(params.totalMax),
+    );
+    if (!headroom.ok)
+      issues.push({
+        code: "custom",
+        path: ["grid"],
+        message: `the exact sum could overflow: ${headroom.message}`,
+        params: { code: headroom.code },
+        input: params,
+      });
   });
 export type SessionParams = z.infer<typeof sessionParamsSchema>;
 /** As a user writes them: what has a default may be left out. */
 export type SessionParamsInput = z.input<typeof sessionParamsSchema>;
+
+function bitsInUse({ fractionBits: bits }: GridParams): number[] {
+  return typeof bits === "number" ? [bits] : [bits.default, ...Object.values(bits.tensors)];
+}
 
 /** From a plan's arrival at a site until it seals, in milliseconds. */
 export function siteDeadlineMs(params: SessionParams): number {
