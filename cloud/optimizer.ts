@@ -1,4 +1,4 @@
-import { z } from "zod";
+import type { OptimizerParams } from "./params.js";
 
 /**
  * Server optimisers as pure float64 functions with a fixed order of operations, so that the same
@@ -9,40 +9,6 @@ import { z } from "zod";
  * correction; m starts at 0 and v at tau^2.
  */
 
-const learningRate = z.number().positive().finite();
-const decay = z.number().min(0).lt(1);
-const tau = z.number().positive().finite();
-
-/** An optimiser and its parameters, with the papers' defaults. */
-export const optimizerSchema = z.discriminatedUnion("kind", [
-  z.strictObject({ kind: z.literal("fedavg"), learningRate: learningRate.default(1) }),
-  z.strictObject({
-    kind: z.literal("fedavgm"),
-    learningRate: learningRate.default(1),
-    momentum: decay.default(0.9),
-  }),
-  z.strictObject({
-    kind: z.literal("fedadam"),
-    learningRate: learningRate.default(0.1),
-    beta1: decay.default(0.9),
-    beta2: decay.default(0.99),
-    tau: tau.default(1e-3),
-  }),
-  z.strictObject({
-    kind: z.literal("fedyogi"),
-    learningRate: learningRate.default(0.1),
-    beta1: decay.default(0.9),
-    beta2: decay.default(0.99),
-    tau: tau.default(1e-3),
-  }),
-  z.strictObject({
-    kind: z.literal("fedadagrad"),
-    learningRate: learningRate.default(0.1),
-    beta1: decay.default(0),
-    tau: tau.default(1e-3),
-  }),
-]);
-export type OptimizerParams = z.infer<typeof optimizerSchema>;
 export type OptimizerKind = OptimizerParams["kind"];
 
 /**
@@ -96,8 +62,7 @@ export function stepOptimizer(
       const weights = new Float64Array(from.weights.length);
       for (let i = 0; i < weights.length; i++)
         weights[i] =
-          at(from.weights, i) +
-          (params.learningRate * at(m, i)) / (Math.sqrt(at(v, i)) + params.tau);
+          at(from.weights, i) + (params.eta * at(m, i)) / (Math.sqrt(at(v, i)) + params.tau);
       return { kind: params.kind, step, weights, m, v };
     }
   }

@@ -1,0 +1,230 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import {
+  openRound,
+  type RoundEffect,
+  type RoundEvent,
+  type RoundPartial,
+  type RoundRules,
+  type RoundState,
+  stepRound,
+} from "./round.js";
+
+const rules: RoundRules = {
+  absentGraceMs: 100,
+  siteQuorum: 2,
+  sitesQuorum: 2,
+  totalMax: 1_000,
+};
+const deadlineAtMs = 10_000;
+
+function open(over: Partial<RoundRules> = {}): RoundState {
+  return openRound("s.1", { ...rules, ...over }, deadlineAtMs, {
+    g1: { site: "one", roster: ["a", "b", "c"] },
+    g2: { site: "two", roster: ["d", "e"] },
+    g3: { site: "three", roster: ["f", "g"] },
+  });
+}
+
+function partial(gateway: string, devices: string, samplesEach = 1): RoundPartial {
+  const contributors = [...devices].map((device) => ({ device, samples: samplesEach }));
+  return {
+    identity: `${gateway}/i/${devices}`,
+    gateway,
+    contributors,
+    samples: contributors.length * samplesEach,
+  };
+}
+
+function run(state: RoundState, events: readonly RoundEvent[]) {
+  const effects: RoundEffect[] = [];
+  let at = state;
+  for (const event of events) {
+    const step = stepRound(at, event);
+    at = step.state;
+    effects.push(...step.effects);
+  }
+  return { state: at, effects, close: effects.find((effect) => effect.kind === "close") };
+}
+
+const arrives = (of: RoundPartial, nowMs = 1): RoundEvent => ({
+  kind: "partial",
+  partial: of,
+  nowMs,
+});
+
+test("the round closes at once when every gateway delivered or said it has nothing", () => {
+  const g1 = partial("g1", "ab");
+  const g2 = partial("g2", "de");
+  const before = run(open(), [arrives(g1), arrives(g2)]);
+  assert.equal(before.close, undefined);
+  for (const kind of ["empty", "refused"] as const) {
+    const { close } = run(before.state, [{ kind, gateway: "g3", nowMs: 2 }]);
+    assert.deepEqual(close, {
+      kind: "close",
+      outcome: "committed",
+      merged: [g1.identity, g2.identity],
+      expired: [],
+    });
+  }
+});
+
+test("a missing gateway is waited for until its grace ran out, if the quorum of sites is met", () => {
+  const { state, effects } = run(open(), [
+    arrives(partial("g1", "ab")),
+    { kind: "detached", gateway: "g3", nowMs: 50 },
+    arrives(partial("g2", "de"), 60),
+  ]);
+  assert.deepEqual(effects.at(-1), { kind: "wake", atMs: 150 });
+  assert.equal(run(state, [{ kind: "tick", nowMs: 149 }]).close, undefined);
+  assert.equal(run(state, [{ kind: "tick", nowMs: 150 }]).close?.outcome, "committed");
+  const back = run(state, [
+    { kind: "attached", gateway: "g3", nowMs: 100 },
+    { kind: "tick", nowMs: 5_000 },
+  ]);
+  assert.equal(back.close, undefined, "attached again, it is waited for");
+});
+
+test("the grace counts from the first detachment, and only once", () => {
+  const { state } = run(open(), [
+    arrives(partial("g1", "ab")),
+    arrives(partial("g2", "de")),
+    { kind: "detached", gateway: "g3", nowMs: 50 },
+    { kind: "detached", gateway: "g3", nowMs: 90 },
+  ]);
+  assert.equal(run(state, [{ kind: "tick", nowMs: 150 }]).close?.outcome, "committed");
+});
+
+test("absent gateways without the quorum of sites are waited for until the deadline", () => {
+  const { state } = run(open(), [
+    arrives(partial("g1", "ab")),
+    { kind: "detached", gateway: "g2", nowMs: 5 },
+    { kind: "detached", gateway: "g3", nowMs: 5 },
+    { kind: "tick", nowMs: deadlineAtMs - 1 },
+  ]);
+  assert.equal(state.closed, undefined);
+  const { close } = run(state, [{ kind: "tick", nowMs: deadlineAtMs }]);
+  assert.equal(close?.outcome, "failed");
+  assert.deepEqual(close?.expired, [{ identity: "g1/i/ab", rule: "sites-quorum" }]);
+});
+
+test("at the deadline the round commits with what it has", () => {
+  const { close } = run(open(), [
+    arrives(partial("g1", "ab")),
+    arrives(partial("g2", "de")),
+    { kind: "tick", nowMs: deadlineAtMs },
+  ]);
+  assert.equal(close?.outcome, "committed");
+});
+
+test("a site below its quorum expires under its own rule; its other gateways count towards it", () => {
+  const state = openRound("s.1", { ...rules, sitesQuorum: 1 }, deadlineAtMs, {
+    g1: { site: "one", roster: ["a"] },
+    g2: { site: "one", roster: ["b"] },
+    g3: { site: "two", roster: ["c"] },
+  });
+  const [g1, g2, g3] = [partial("g1", "a"), partial("g2", "b"), partial("g3", "c")];
+  const { close } = run(state, [arrives(g1), arrives(g3), arrives(g2)]);
+  assert.deepEqual(close?.merged, [g1.identity, g2.identity]);
+  assert.deepEqual(close?.expired, [{ identity: g3.identity, rule: "site-quorum" }]);
+});
+
+test("a Partial past the round's total weight is recorded as expired, never wrapped", () => {
+  const { state, effects } = run(open({ totalMax: 3 }), [
+    arrives(partial("g1", "ab")),
+    arrives(partial("g2", "de")),
+  ]);
+  assert.deepEqual(
+    effects.filter((effect) => effect.kind === "expired"),
+    [{ kind: "expired", identity: "g2/i/de", rule: "total-overflow" }],
+  );
+  assert.equal(state.samples, 2);
+});
+
+test("a stopped round expires what it holds; later Partials are late", () => {
+  const { state, close } = run(open(), [arrives(partial("g1", "ab")), { kind: "stop", nowMs: 2 }]);
+  assert.equal(close?.outcome, "stopped");
+  assert.deepEqual(close?.expired, [{ identity: "g1/i/ab", rule: "stopped" }]);
+  assert.deepEqual(run(state, [arrives(partial("g2", "de"))]).effects, [
+    { kind: "expired", identity: "g2/i/de", rule: "late" },
+  ]);
+});
+
+test("a gateway that delivered is not made empty by a later word", () => {
+  const { state } = run(open(), [
+    arrives(partial("g1", "ab")),
+    { kind: "empty", gateway: "g1", nowMs: 2 },
+  ]);
+  assert.equal(state.members["g1"]?.standing, "delivered");
+});
+
+test("words of a gateway that is no member change nothing", () => {
+  for (const kind of ["empty", "refused", "attached", "detached"] as const) {
+    const { state } = run(open(), [{ kind, gateway: "stranger", nowMs: 1 }]);
+    assert.deepEqual(state, open());
+  }
+});
+
+const gateways = ["g1", "g2", "g3"] as const;
+const rosters = { g1: "abc", g2: "de", g3: "fg" };
+const arbitraryEvent: fc.Arbitrary<RoundEvent> = fc.oneof(
+  fc.record({ gateway: fc.constantFrom(...gateways), size: fc.integer({ min: 1, max: 3 }) }).map(
+    ({ gateway, size }): RoundEvent => ({
+      kind: "partial",
+      partial: partial(gateway, rosters[gateway].slice(0, size), 2),
+      nowMs: 0,
+    }),
+  ),
+  fc
+    .record({
+      kind: fc.constantFrom("empty", "refused", "attached", "detached"),
+      gateway: fc.constantFrom(...gateways),
+    })
+    .map(({ kind, gateway }) => ({ kind, gateway, nowMs: 0 }) as RoundEvent),
+  fc.constant<RoundEvent>({ kind: "tick", nowMs: 0 }),
+  fc.constant<RoundEvent>({ kind: "stop", nowMs: 0 }),
+);
+
+test("any order of events puts every contribution in exactly one model or one expiry", () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(arbitraryEvent, fc.integer({ min: 0, max: 200 })), { maxLength: 40 }),
+      fc.record({
+        siteQuorum: fc.integer({ min: 1, max: 3 }),
+        sitesQuorum: fc.integer({ min: 1, max: 3 }),
+        totalMax: fc.integer({ min: 4, max: 40 }),
+      }),
+      (timed, over) => {
+        const delivered = new Set<string>();
+        const fates = new Map<string, number>();
+        const fate = (identity: string) => fates.set(identity, (fates.get(identity) ?? 0) + 1);
+        const apply = ({ state, effects }: ReturnType<typeof stepRound>): RoundState => {
+          for (const effect of effects) {
+            if (effect.kind === "expired") fate(effect.identity);
+            if (effect.kind !== "close") continue;
+            effect.merged.forEach(fate);
+            for (const { identity } of effect.expired) fate(identity);
+          }
+          return state;
+        };
+        let state = open(over);
+        let nowMs = 0;
+        for (const [event, passedMs] of timed) {
+          nowMs += passedMs;
+          if (event.kind === "partial") {
+            // The inbox answers a repeated identity from its receipt; the machine sees it once.
+            if (delivered.has(event.partial.identity)) continue;
+            delivered.add(event.partial.identity);
+          }
+          state = apply(stepRound(state, { ...event, nowMs }));
+        }
+        state = apply(stepRound(state, { kind: "tick", nowMs: deadlineAtMs }));
+        assert.notEqual(state.closed, undefined, "the deadline closes every round");
+        assert.deepEqual([...fates.keys()].sort(), [...delivered].sort());
+        assert.ok([...fates.values()].every((count) => count === 1));
+      },
+    ),
+    { numRuns: 300 },
+  );
+});

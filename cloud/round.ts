@@ -1,0 +1,214 @@
+/**
+ * One round at the cloud, as a pure machine. It opens with the gateways attached at that time and
+ * closes when every one of them delivered or said that it has nothing; when those missing have been
+ * detached longer than `absentGraceMs` and the quorum of sites is met; or at the deadline.
+ *
+ * Times are wall-clock milliseconds, so that a round's deadline goes on across a restart.
+ */
+
+export type Standing = "waiting" | "delivered" | "empty" | "refused";
+
+export type RoundMember = {
+  readonly site: string;
+  /** Devices the round assigns to this gateway and to no other. */
+  readonly roster: readonly string[];
+  readonly standing: Standing;
+  /** Since when the gateway's link is down; absent while it is up. */
+  readonly detachedSinceMs?: number;
+};
+
+export type RoundContributor = { readonly device: string; readonly samples: number };
+
+export type RoundPartial = {
+  /** The text of (gateway, incarnation, sequence). */
+  readonly identity: string;
+  readonly gateway: string;
+  readonly contributors: readonly RoundContributor[];
+  /** Sum of the contributors' samples. */
+  readonly samples: number;
+};
+
+/** Why receipted contributions are in no model. */
+export type ExpiryRule = "late" | "site-quorum" | "sites-quorum" | "total-overflow" | "stopped";
+
+export type Outcome = "committed" | "failed" | "stopped";
+
+export type RoundRules = {
+  readonly absentGraceMs: number;
+  /** Updates a site needs. */
+  readonly siteQuorum: number;
+  /** Sites with their quorum that the round needs. */
+  readonly sitesQuorum: number;
+  /** NMax: samples behind the whole round. */
+  readonly totalMax: number;
+};
+
+export type RoundState = {
+  readonly round: string;
+  readonly rules: RoundRules;
+  readonly deadlineAtMs: number;
+  readonly members: Readonly<Record<string, RoundMember>>;
+  readonly partials: readonly RoundPartial[];
+  readonly samples: number;
+  readonly closed?: Outcome;
+};
+
+export type RoundEvent =
+  | { readonly kind: "partial"; readonly partial: RoundPartial; readonly nowMs: number }
+  | { readonly kind: "empty"; readonly gateway: string; readonly nowMs: number }
+  | { readonly kind: "refused"; readonly gateway: string; readonly nowMs: number }
+  | { readonly kind: "attached"; readonly gateway: string; readonly nowMs: number }
+  | { readonly kind: "detached"; readonly gateway: string; readonly nowMs: number }
+  | { readonly kind: "tick"; readonly nowMs: number }
+  | { readonly kind: "stop"; readonly nowMs: number };
+
+export type Expiry = { readonly identity: string; readonly rule: ExpiryRule };
+
+export type RoundEffect =
+  /** Send a tick at `atMs`; replaces the wake-up asked for before. */
+  | { readonly kind: "wake"; readonly atMs: number }
+  /** The Partial is part of the open round. */
+  | { readonly kind: "accepted"; readonly identity: string }
+  /** The Partial is recorded, and in no model. */
+  | ({ readonly kind: "expired" } & Expiry)
+  | {
+      readonly kind: "close";
+      readonly outcome: Outcome;
+      /** Identities to merge, in order of arrival. */
+      readonly merged: readonly string[];
+      readonly expired: readonly Expiry[];
+    };
+
+export type RoundStep = { readonly state: RoundState; readonly effects: readonly RoundEffect[] };
+
+export function openRound(
+  round: string,
+  rules: RoundRules,
+  deadlineAtMs: number,
+  members: Readonly<Record<string, { readonly site: string; readonly roster: readonly string[] }>>,
+): RoundState {
+  const waiting = Object.entries(members).map(([gateway, { site, roster }]) => [
+    gateway,
+    { site, roster, standing: "waiting" as const },
+  ]);
+  return {
+    round,
+    rules,
+    deadlineAtMs,
+    members: Object.fromEntries(waiting),
+    partials: [],
+    samples: 0,
+  };
+}
+
+export function stepRound(state: RoundState, event: RoundEvent): RoundStep {
+  if (state.closed !== undefined) {
+    if (event.kind !== "partial") return { state, effects: [] };
+    const { identity } = event.partial;
+    return { state, effects: [{ kind: "expired", identity, rule: "late" }] };
+  }
+  switch (event.kind) {
+    case "partial":
+      return takePartial(state, event.partial, event.nowMs);
+    case "empty":
+    case "refused":
+      return settle(standing(state, event.gateway, event.kind), event.nowMs);
+    case "attached":
+      return settle(link(state, event.gateway, undefined), event.nowMs);
+    case "detached":
+      return settle(link(state, event.gateway, event.nowMs), event.nowMs);
+    case "tick":
+      return settle(state, event.nowMs);
+    case "stop":
+      return close(state, "stopped", []);
+  }
+}
+
+function takePartial(state: RoundState, partial: RoundPartial, nowMs: number): RoundStep {
+  const { identity } = partial;
+  if (state.samples + partial.samples > state.rules.totalMax) {
+    const counted = settle(standing(state, partial.gateway, "delivered"), nowMs);
+    const expired = { kind: "expired", identity, rule: "total-overflow" } as const;
+    return { state: counted.state, effects: [expired, ...counted.effects] };
+  }
+  const held: RoundState = {
+    ...standing(state, partial.gateway, "delivered"),
+    partials: [...state.partials, partial],
+    samples: state.samples + partial.samples,
+  };
+  const settled = settle(held, nowMs);
+  return { state: settled.state, effects: [{ kind: "accepted", identity }, ...settled.effects] };
+}
+
+/** A gateway that has delivered stays so, whatever it says later. */
+function standing(state: RoundState, gateway: string, next: Standing): RoundState {
+  const member = state.members[gateway];
+  if (member === undefined || member.standing === "delivered") return state;
+  return { ...state, members: { ...state.members, [gateway]: { ...member, standing: next } } };
+}
+
+function link(state: RoundState, gateway: string, sinceMs: number | undefined): RoundState {
+  const member = state.members[gateway];
+  if (member === undefined) return state;
+  const { detachedSinceMs, ...attached } = member;
+  const next =
+    sinceMs === undefined ? attached : { ...attached, detachedSinceMs: detachedSinceMs ?? sinceMs };
+  return { ...state, members: { ...state.members, [gateway]: next } };
+}
+
+/** Closes the round if it is due, else says when to look again. */
+function settle(state: RoundState, nowMs: number): RoundStep {
+  const sites = sitesWithQuorum(state);
+  const quorum = sites.size >= state.rules.sitesQuorum;
+  const dueAtMs = Math.min(state.deadlineAtMs, quorum ? absentAtMs(state) : state.deadlineAtMs);
+  const waiting = waitingMembers(state).length > 0;
+  if (waiting && nowMs < dueAtMs) return { state, effects: [{ kind: "wake", atMs: dueAtMs }] };
+  return quorum ? close(state, "committed", [...sites]) : close(state, "failed", []);
+}
+
+/** When the grace of every gateway still missing has run out; never while one of them is attached. */
+function absentAtMs(state: RoundState): number {
+  const ends = waitingMembers(state).map(
+    ({ detachedSinceMs }) =>
+      (detachedSinceMs ?? Number.POSITIVE_INFINITY) + state.rules.absentGraceMs,
+  );
+  return Math.max(...ends);
+}
+
+function waitingMembers(state: RoundState): readonly RoundMember[] {
+  return Object.values(state.members).filter((member) => member.standing === "waiting");
+}
+
+function siteOf(state: RoundState, partial: RoundPartial): string {
+  const member = state.members[partial.gateway];
+  if (member === undefined) throw new Error(`${partial.gateway} is no member of ${state.round}`);
+  return member.site;
+}
+
+function sitesWithQuorum(state: RoundState): ReadonlySet<string> {
+  const updates = new Map<string, number>();
+  for (const partial of state.partials) {
+    const site = siteOf(state, partial);
+    updates.set(site, (updates.get(site) ?? 0) + partial.contributors.length);
+  }
+  return new Set(
+    [...updates].filter(([, count]) => count >= state.rules.siteQuorum).map(([site]) => site),
+  );
+}
+
+function close(state: RoundState, outcome: Outcome, sites: readonly string[]): RoundStep {
+  const merged: string[] = [];
+  const expired: Expiry[] = [];
+  for (const partial of state.partials) {
+    const { identity } = partial;
+    if (outcome === "stopped") expired.push({ identity, rule: "stopped" });
+    else if (outcome === "failed") expired.push({ identity, rule: "sites-quorum" });
+    else if (!sites.includes(siteOf(state, partial)))
+      expired.push({ identity, rule: "site-quorum" });
+    else merged.push(identity);
+  }
+  return {
+    state: { ...state, closed: outcome },
+    effects: [{ kind: "close", outcome, merged, expired }],
+  };
+}
