@@ -1,0 +1,129 @@
+import type { EventSink } from "@tributary/proto/host/events.js";
+
+/** What the cloud reports, in a closed vocabulary. Fields are flat; sizes and times carry units. */
+export type CloudEvent =
+  | { level: "info"; name: "cloud-started"; grpcPort: number; httpPort: number }
+  | { level: "info"; name: "cloud-stopped" }
+  | {
+      level: "info";
+      name: "gateway-attached";
+      gateway: string;
+      site: string;
+      incarnation: string;
+      softwareVersion: string;
+    }
+  | { level: "warn"; name: "gateway-detached"; gateway: string; reason: string }
+  | { level: "warn"; name: "gateway-replaced"; gateway: string; incarnation: string }
+  | { level: "warn"; name: "gateway-refused"; gateway: string; code: string; message: string }
+  | { level: "debug"; name: "devices-changed"; gateway: string; joined: number; left: number }
+  | { level: "warn"; name: "devices-full"; gateway: string; dropped: number }
+  | { level: "info"; name: "session-started"; session: string; initialModel: string }
+  | { level: "info"; name: "session-resumed"; session: string; head: string }
+  | { level: "info"; name: "session-stopped"; session: string }
+  | { level: "info"; name: "session-finished"; session: string; head: string; models: number }
+  | { level: "error"; name: "session-failed"; session: string; reason: string }
+  | {
+      level: "info";
+      name: "round-opened";
+      session: string;
+      round: string;
+      task: string;
+      base: string;
+      gateways: number;
+      devices: number;
+      deadlineMs: number;
+    }
+  | {
+      level: "info";
+      name: "round-resumed";
+      session: string;
+      round: string;
+      partials: number;
+      remainingMs: number;
+    }
+  | {
+      level: "info" | "warn";
+      name: "round-closed";
+      session: string;
+      round: string;
+      outcome: string;
+      merged: number;
+      expired: number;
+      tookMs: number;
+    }
+  | {
+      level: "info";
+      name: "round-progress";
+      session: string;
+      round: string;
+      gateway: string;
+      offered: number;
+      folded: number;
+      declined: number;
+      sealed: boolean;
+    }
+  | {
+      level: "warn";
+      name: "plan-refused";
+      session: string;
+      round: string;
+      gateway: string;
+      code: string;
+      message: string;
+    }
+  | {
+      level: "info";
+      name: "partial-accepted";
+      session: string;
+      round: string;
+      gateway: string;
+      contributors: number;
+      samples: number;
+      bytes: number;
+    }
+  | {
+      level: "warn";
+      name: "partial-expired";
+      session: string;
+      round: string;
+      gateway: string;
+      rule: string;
+      contributors: number;
+    }
+  | {
+      level: "warn";
+      name: "partial-refused";
+      round: string;
+      gateway: string;
+      code: string;
+      message: string;
+    }
+  | { level: "info"; name: "partial-repeated"; round: string; gateway: string }
+  | {
+      level: "info";
+      name: "model-made";
+      session: string;
+      model: string;
+      parent: string;
+      samples: number;
+      contributors: number;
+      sumDigest: string;
+    }
+  | { level: "info"; name: "model-published"; session: string; model: string }
+  | { level: "warn"; name: "model-held"; session: string; model: string; reason: string }
+  | { level: "info"; name: "model-activated"; session: string; model: string }
+  | {
+      level: "info";
+      name: "model-evaluated";
+      session: string;
+      model: string;
+      round: string;
+      passed: boolean;
+      metric: string;
+      value: number | undefined;
+    }
+  | { level: "warn"; name: "optimizer-reset"; session: string; model: string; reason: string }
+  | { level: "error"; name: "storage-failed"; what: string; message: string; retryMs: number }
+  | { level: "error"; name: "call-failed"; call: string; message: string };
+
+export type CloudEvents = EventSink<CloudEvent>;

@@ -1,0 +1,54 @@
+/**
+ * Every bound of the cloud tier, with its unit and what happens at it. What crosses a wire is
+ * bounded by `proto/wire/limits.ts`, the store by `store/limits.ts`; what an operator may set is
+ * bounded by the schema in `config.ts`.
+ */
+export const limits = {
+  /** Gateways known at a time. A further one's Hello is refused with `busy`. */
+  gateways: 10_000,
+  /** Devices known at a time. Further ones are left out of the fleet, with an event. */
+  devices: 200_000,
+  /** Devices in one DevicesChanged. A longer message is `malformed` and ends the stream. */
+  devicesPerMessage: 500,
+  /** Between heartbeats, as Welcome asks for, in milliseconds. */
+  heartbeatIntervalMs: 1_000,
+  /** A gateway that sent nothing for so long is taken as detached, in milliseconds. */
+  heartbeatMissedMs: 5_000,
+  /** From the stream's opening to its Hello, in milliseconds; then it is ended. */
+  helloTimeoutMs: 10_000,
+  /** Messages down that wait for one gateway's stream to drain. Past it the stream is ended. */
+  attachBacklog: 256,
+  /** Changes of the fleet are written at most so often, in milliseconds. */
+  fleetSaveMs: 500,
+
+  /** Partials that are being received. A further one is refused with `busy`. */
+  uploads: 64,
+  /** Their announced bytes together. A Partial that would pass it is refused with `busy`. */
+  uploadBytes: 4 * 1024 * 1024 * 1024,
+  /** An upload that received nothing for so long makes room for others, in milliseconds. */
+  uploadIdleMs: 120_000,
+  /** Partials kept in memory while they are received, up to so many bytes each; larger ones spool. */
+  spoolInMemoryBytes: 256 * 1024,
+  /** From a SendPartial's first message to its last, in milliseconds. */
+  sendTimeoutMs: 10 * 60_000,
+
+  /** Concurrent sessions that run. A further start is refused with `busy`. */
+  sessionsRunning: 16,
+  /** Messages that wait for one session. Past it a Partial is refused with `busy`. */
+  sessionBacklog: 1_024,
+  /** Optimiser states kept of one session: the newest, and the head's. */
+  optimizerStates: 4,
+  /** Pause after a failed round, in milliseconds; doubles with each in a row. */
+  pauseMs: 500,
+  pauseMaxMs: 30_000,
+  /** A write that failed for now is tried again after so long, in milliseconds, doubling. */
+  retryMs: 100,
+  retryMaxMs: 5_000,
+  /** How often a write is tried before the session fails. */
+  retries: 8,
+
+  /** Events that wait for the store. Further ones are only written to the log. */
+  eventBacklog: 10_000,
+  /** Shutdown waits so long for open calls, in milliseconds. */
+  shutdownMs: 5_000,
+} as const;
