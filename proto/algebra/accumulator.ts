@@ -1,0 +1,325 @@
+import { type Basin, type Kernel, SLAB_BYTES } from "../kernel/kernel.js";
+import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
+import {
+  bytesPerValue,
+  checkHeadroom,
+  type Encoding,
+  type Grid,
+  type Stretch,
+  stretches,
+} from "./grid.js";
+import { type Layout, parameterCount } from "./layout.js";
+import { liftMetrics, type MetricSums, mergeMetrics } from "./metric.js";
+import {
+  type Contributor,
+  checkComparable,
+  type MergeRefusal,
+  type Origin,
+  type Partial,
+  refuseOverlap,
+  refuseTotal,
+} from "./partial.js";
+
+/** Where an update leaves the grid; `index` is a coordinate of the flat vector. */
+export type CheckRefusal = Refusal<"not-finite" | "out-of-range" | "off-grid"> & {
+  readonly index: number;
+};
+
+export type AddRefusal = MergeRefusal | Refusal<"bad-sample-count" | "wrong-shape">;
+
+/**
+ * A mutable Partial that lives in WebAssembly memory. Every method either does all of its work or
+ * refuses and changes nothing.
+ */
+export type Accumulator = {
+  /**
+   * Whether a piece of an update is finite, in range and on the grid. Pieces hold whole values and
+   * may span tensors.
+   * @param byteOffset where the piece begins in the update
+   */
+  check(
+    piece: Uint8Array,
+    encoding: Encoding,
+    byteOffset: number,
+  ): { readonly ok: true } | CheckRefusal;
+  /**
+   * Adds n q for every coordinate. The values must have passed `check`.
+   * @param values the whole update, in one piece or in several that hold whole values
+   * @param metrics values on the metric grid (round(value 2^20)), by name
+   * @param saturated how many values the device clamped
+   */
+  add(
+    values: Uint8Array | readonly Uint8Array[],
+    encoding: Encoding,
+    contributor: Contributor,
+    metrics: Readonly<Record<string, number>>,
+    saturated: number,
+  ): { readonly ok: true } | AddRefusal;
+  /** Adds another Partial of the same round. */
+  merge(partial: Partial): { readonly ok: true } | MergeRefusal;
+  /** The Partial so far, copied. */
+  snapshot(): Partial;
+  /** Forgets what was added and takes the content of a Partial of the same round. */
+  restore(partial: Partial): { readonly ok: true } | MergeRefusal;
+  /** Gives the memory back to the kernel. The accumulator must not be used again. */
+  release(): void;
+};
+
+/** The round that an accumulator sums; `evaluation` when its updates carry no values. */
+export type Subject = Origin & { readonly evaluation?: boolean };
+
+type Books = {
+  weight: bigint;
+  contributors: Map<string, number>;
+  metrics: MetricSums;
+  saturated: number;
+};
+
+const emptyBooks = (): Books => ({
+  weight: 0n,
+  contributors: new Map(),
+  metrics: {},
+  saturated: 0,
+});
+
+/** |n q| must stay below this for the kernel to be exact. */
+const PRODUCT_MAX = 2n ** 51n;
+
+/**
+ * @param totalMax NMax of the plan. Throws RangeError when it leaves the grid no headroom, which
+ *   the plan's check refuses beforehand.
+ */
+export function createAccumulator(
+  kernel: Kernel,
+  layout: Layout,
+  grid: Grid,
+  totalMax: bigint,
+  subject: Subject,
+): Accumulator {
+  const headroom = checkHeadroom(grid, 1, totalMax);
+  if (!headroom.ok) throw new RangeError(headroom.message);
+  const { evaluation = false, ...origin } = subject;
+  const coordinates = evaluation ? 0 : parameterCount(layout);
+  const runs = evaluation ? [] : stretches(layout, grid);
+  const steepest = BigInt(runs.reduce((most, run) => Math.max(most, run.stepsMax), 0));
+  const basin = kernel.lease(coordinates);
+  const shape = { ...origin, grid, layout, sum: { length: coordinates } };
+  let books = emptyBooks();
+  let foldsUnsettled = 0;
+
+  const settle = () => {
+    basin.settle(foldsUnsettled);
+    foldsUnsettled = 0;
+  };
+  const judge = (partial: Partial, present: ReadonlyMap<string, number>, weight: bigint) => {
+    const comparable = checkComparable(shape, partial);
+    if (!comparable.ok) return comparable;
+    const overlap = partial.contributors.map((c) => c.device).filter((d) => present.has(d));
+    if (overlap.length > 0) return refuseOverlap(overlap);
+    if (weight + partial.weight > totalMax) return refuseTotal(weight + partial.weight, totalMax);
+    return { ok: true } as const;
+  };
+  const take = (partial: Partial) => {
+    pourSums(basin, partial.sum);
+    books.weight += partial.weight;
+    for (const { device, samples } of partial.contributors) books.contributors.set(device, samples);
+    books.metrics = mergeMetrics(books.metrics, partial.metrics);
+    books.saturated += partial.saturated;
+  };
+
+  return {
+    check(piece, encoding, byteOffset) {
+      return checkPiece(basin, runs, piece, encoding, byteOffset);
+    },
+    add(values, encoding, contributor, metrics, saturated) {
+      const pieces = values instanceof Uint8Array ? [values] : values;
+      const { device, samples } = contributor;
+      const shaped = checkShape(pieces, encoding, coordinates);
+      if (!shaped.ok) return shaped;
+      if (!(Number.isSafeInteger(samples) && samples >= 1)) {
+        return refuse("bad-sample-count", `${samples} samples`);
+      }
+      if (BigInt(samples) * steepest >= PRODUCT_MAX) {
+        return refuse("bad-sample-count", `${samples} samples leave the grid no headroom`);
+      }
+      if (books.contributors.has(device)) return refuseOverlap([device]);
+      const weight = books.weight + BigInt(samples);
+      if (weight > totalMax) return refuseTotal(weight, totalMax);
+      pourValues(basin, runs, pieces, encoding, samples);
+      foldsUnsettled++;
+      books.weight = weight;
+      books.contributors.set(device, samples);
+      books.metrics = mergeMetrics(books.metrics, liftMetrics(metrics, samples));
+      books.saturated += saturated;
+      return { ok: true };
+    },
+    merge(partial) {
+      const judged = judge(partial, books.contributors, books.weight);
+      if (judged.ok) take(partial);
+      return judged;
+    },
+    snapshot() {
+      settle();
+      const { weight, metrics, saturated } = books;
+      const contributors = [...books.contributors]
+        .map(([device, samples]) => ({ device, samples }))
+        .sort((a, b) => (a.device < b.device ? -1 : 1));
+      const sum = basin.read();
+      return { ...origin, grid, layout, weight, contributors, metrics, saturated, sum };
+    },
+    restore(partial) {
+      const judged = judge(partial, new Map(), 0n);
+      if (!judged.ok) return judged;
+      basin.clear();
+      foldsUnsettled = 0;
+      books = emptyBooks();
+      take(partial);
+      return judged;
+    },
+    release() {
+      basin.release();
+    },
+  };
+}
+
+function checkShape(
+  pieces: readonly Uint8Array[],
+  encoding: Encoding,
+  coordinates: number,
+): Verdict<object, "wrong-shape"> {
+  const width = bytesPerValue(encoding);
+  let bytes = 0;
+  for (const piece of pieces) {
+    if (piece.length % width !== 0) {
+      return refuse("wrong-shape", `a piece of ${piece.length} bytes splits a value of ${width}`);
+    }
+    bytes += piece.length;
+  }
+  return bytes === coordinates * width
+    ? { ok: true }
+    : refuse("wrong-shape", `${bytes} bytes for ${coordinates} ${encoding} values`);
+}
+
+/** Copies a piece into the slab part by part and calls `visit` for each part. */
+function eachSlab(
+  basin: Basin,
+  piece: Uint8Array,
+  visit: (offset: number, bytes: number) => void,
+): void {
+  for (let offset = 0; offset < piece.length; offset += SLAB_BYTES) {
+    const part = piece.length <= SLAB_BYTES ? piece : piece.subarray(offset, offset + SLAB_BYTES);
+    basin.load(part);
+    visit(offset, part.length);
+  }
+}
+
+/**
+ * The parts of [at, at + count) that lie in one tensor each, in order, with their place in the
+ * slab counted in values.
+ */
+function* cross(runs: readonly Stretch[], at: number, count: number) {
+  const end = at + count;
+  for (const run of runs) {
+    if (run.end <= at) continue;
+    if (run.start >= end) return;
+    const from = Math.max(run.start, at);
+    yield { run, from, place: from - at, count: Math.min(run.end, end) - from };
+  }
+}
+
+function pourValues(
+  basin: Basin,
+  runs: readonly Stretch[],
+  pieces: readonly Uint8Array[],
+  encoding: Encoding,
+  samples: number,
+): void {
+  const width = bytesPerValue(encoding);
+  let at = 0;
+  for (const piece of pieces) {
+    eachSlab(basin, piece, (_, bytes) => {
+      const values = bytes / width;
+      for (const { run, from, place, count } of cross(runs, at, values)) {
+        const scale = encoding === "f32" ? samples * 2 ** run.fractionBits : samples;
+        basin.fold(encoding, place * width, from, count, scale);
+      }
+      at += values;
+    });
+  }
+}
+
+function pourSums(basin: Basin, sum: BigInt64Array): void {
+  const bytes = new Uint8Array(sum.buffer, sum.byteOffset, sum.byteLength);
+  eachSlab(basin, bytes, (offset, length) => basin.merge(offset / 8, length / 8));
+}
+
+function checkPiece(
+  basin: Basin,
+  runs: readonly Stretch[],
+  piece: Uint8Array,
+  encoding: Encoding,
+  byteOffset: number,
+): { readonly ok: true } | CheckRefusal {
+  const width = bytesPerValue(encoding);
+  if (byteOffset % width !== 0 || piece.length % width !== 0) {
+    throw new RangeError(`bytes ${byteOffset} + ${piece.length} split a value of ${width}`);
+  }
+  if (byteOffset < 0 || byteOffset + piece.length > basin.coordinates * width) {
+    throw new RangeError(`bytes ${byteOffset} + ${piece.length} lie outside the update`);
+  }
+  let refusal: CheckRefusal | undefined;
+  eachSlab(basin, piece, (offset, bytes) => {
+    if (refusal !== undefined) return;
+    const at = (byteOffset + offset) / width;
+    for (const { run, from, place, count } of cross(runs, at, bytes / width)) {
+      const scale = 2 ** run.fractionBits;
+      const limit = encoding === "f32" ? floorToFloat32(run.stepsMax / scale) : run.stepsMax;
+      if (encoding === "i16" && limit > 32767) continue; // no int16 is past it
+      if (basin.check(encoding, place * width, count, limit, scale)) continue;
+      refusal = findFault(piece, encoding, (from * width - byteOffset) / width, count, run, from);
+      return;
+    }
+  });
+  return refusal ?? { ok: true };
+}
+
+/** The largest float32 that is at most x; x positive. */
+function floorToFloat32(x: number): number {
+  const nearest = Math.fround(x);
+  if (nearest <= x) return nearest;
+  const bits = new Uint32Array(new Float32Array([nearest]).buffer);
+  return new Float32Array(new Uint32Array([(bits[0] as number) - 1]).buffer)[0] as number;
+}
+
+/** Names the first fault that the kernel saw in `count` values of a piece from `first` on. */
+function findFault(
+  piece: Uint8Array,
+  encoding: Encoding,
+  first: number,
+  count: number,
+  run: Stretch,
+  at: number,
+): CheckRefusal {
+  const view = new DataView(piece.buffer, piece.byteOffset, piece.byteLength);
+  const scale = encoding === "f32" ? 2 ** run.fractionBits : 1;
+  for (let i = 0; i < count; i++) {
+    const value = readValue(view, encoding, first + i);
+    const steps = value * scale;
+    const fault = !Number.isFinite(value)
+      ? "not-finite"
+      : Math.abs(steps) > run.stepsMax
+        ? "out-of-range"
+        : Number.isInteger(steps)
+          ? undefined
+          : "off-grid";
+    const index = at + i;
+    if (fault !== undefined) return { ...refuse(fault, `index ${index}: ${value}`), index };
+  }
+  throw new Error("the kernel saw a fault that a second look does not find");
+}
+
+function readValue(view: DataView, encoding: Encoding, index: number): number {
+  if (encoding === "i16") return view.getInt16(index * 2, true);
+  if (encoding === "i32") return view.getInt32(index * 4, true);
+  return view.getFloat32(index * 4, true);
+}

@@ -1,0 +1,207 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { decodeCbor, encodeCbor } from "../wire/cbor.js";
+import { decodePartial, encodePartial } from "./frame.js";
+import type { Partial } from "./partial.js";
+
+const sample: Partial = {
+  round: "s.3",
+  base: "s.2",
+  baseDigest: "ab".repeat(32),
+  grid: { fractionBits: [10, 4], range: 0.75 },
+  layout: [
+    { name: "w", shape: [2, 1] },
+    { name: "b", shape: [] },
+  ],
+  weight: 12n,
+  contributors: [
+    { device: "a", samples: 5 },
+    { device: "b", samples: 7 },
+  ],
+  metrics: {
+    acc: { sum: -5n, weight: 5n },
+    loss: { sum: 12n * 2n ** 40n, weight: 12n },
+  },
+  saturated: 4,
+  sum: BigInt64Array.of(12n * 768n, -12n * 768n, 12n * 12n),
+};
+
+const joined = (partial: Partial) => new Uint8Array(Buffer.concat(encodePartial(partial)));
+
+function codeOf(bytes: Uint8Array): string {
+  const decoded = decodePartial(bytes);
+  return decoded.ok ? "accepted" : decoded.code;
+}
+
+/** The frame of `sample` with its header changed. */
+function reheaded(change: (header: Record<string, unknown>) => void): Uint8Array {
+  const bytes = joined(sample);
+  const view = new DataView(bytes.buffer);
+  const length = view.getUint32(8, true);
+  const decoded = decodeCbor(bytes.subarray(12, 12 + length), { depth: 9, items: 999 });
+  assert.ok(decoded.ok);
+  const header = decoded.value as Record<string, unknown>;
+  change(header);
+  const cbor = encodeCbor(header);
+  const head = new Uint8Array(Math.ceil((12 + cbor.length) / 8) * 8);
+  head.set(bytes.subarray(0, 12));
+  head.set(cbor, 12);
+  new DataView(head.buffer).setUint32(8, cbor.length, true);
+  return new Uint8Array(Buffer.concat([head, bytes.subarray(bytes.length - 24)]));
+}
+
+test("a Partial comes back as it went, from any alignment and from a Buffer", () => {
+  const bytes = joined(sample);
+  const shifted = Buffer.concat([Buffer.of(1, 2, 3), bytes]).subarray(3);
+  for (const form of [bytes, Buffer.from(bytes), shifted]) {
+    const decoded = decodePartial(form);
+    assert.ok(decoded.ok, decoded.ok ? "" : decoded.message);
+    assert.deepEqual(decoded.partial, sample);
+  }
+  assert.equal(codeOf(reheaded(() => {})), "accepted");
+});
+
+test("an evaluation's Partial and an empty one come back", () => {
+  const evaluation = { ...sample, sum: new BigInt64Array(0) };
+  const empty = { ...sample, weight: 0n, contributors: [], metrics: {}, sum: new BigInt64Array(3) };
+  for (const partial of [evaluation, empty]) {
+    const decoded = decodePartial(joined(partial));
+    assert.ok(decoded.ok, decoded.ok ? "" : decoded.message);
+    assert.deepEqual(decoded.partial, partial);
+  }
+});
+
+test("the decoded sums do not share memory with the frame", () => {
+  const bytes = joined(sample);
+  const decoded = decodePartial(bytes);
+  bytes.fill(0xff);
+  assert.ok(decoded.ok);
+  assert.deepEqual(decoded.partial.sum, sample.sum);
+});
+
+test("every truncation and any trailing byte is refused", () => {
+  const bytes = joined(sample);
+  for (let length = 0; length < bytes.length; length++) {
+    assert.equal(codeOf(bytes.subarray(0, length)), "partial-malformed", `${length} bytes`);
+  }
+  for (const extra of [1, 8]) {
+    assert.equal(codeOf(Buffer.concat([bytes, Buffer.alloc(extra)])), "partial-malformed");
+  }
+});
+
+const inconsistent: Record<string, (header: Record<string, unknown>) => void> = {
+  "contributors out of order": (h) => {
+    h.devices = ["b", "a"];
+  },
+  "a contributor twice": (h) => {
+    h.devices = ["a", "a"];
+  },
+  "more devices than sample counts": (h) => {
+    h.devices = ["a", "b", "c"];
+  },
+  "a weight that is not the sum of the samples": (h) => {
+    h.weight = "13";
+  },
+  "a negative weight": (h) => {
+    h.weight = "-12";
+  },
+  "a weight that is a number": (h) => {
+    h.weight = 12;
+  },
+  "zero samples": (h) => {
+    h.samples = [0, 12];
+  },
+  "a fraction of a sample": (h) => {
+    h.samples = [5.5, 6.5];
+  },
+  "an absurd sample count": (h) => {
+    h.samples = [5, 2 ** 41];
+  },
+  "a device id that is no id": (h) => {
+    h.devices = ["../a", "b"];
+  },
+  "coordinates without bytes": (h) => {
+    h.coordinates = 2 ** 50;
+  },
+  "a layout larger than the sums": (h) => {
+    h.layout = [
+      { name: "w", shape: [2 ** 29, 2 ** 29, 2 ** 29, 2 ** 29] },
+      { name: "b", shape: [] },
+    ];
+  },
+  "a grid for other tensors": (h) => {
+    h.grid = { fractionBits: [10], range: 0.75 };
+  },
+  "an infinite range": (h) => {
+    h.grid = { fractionBits: [10, 4], range: Number.POSITIVE_INFINITY };
+  },
+  "a range without headroom": (h) => {
+    h.grid = { fractionBits: [10, 4], range: 1e300 };
+  },
+  "a sum past its weight's reach": (h) => {
+    h.grid = { fractionBits: [10, 4], range: 0.749 };
+  },
+  "a metric heavier than the Partial": (h) => {
+    h.metrics = [{ name: "acc", sum: "1", weight: "13" }];
+  },
+  "a metric past its weight's reach": (h) => {
+    h.metrics = [{ name: "acc", sum: `${2n ** 40n + 1n}`, weight: "1" }];
+  },
+  "metrics out of order": (h) => {
+    h.metrics = (h.metrics as unknown[]).toReversed();
+  },
+  "an endless number": (h) => {
+    h.weight = "9".repeat(100_000);
+  },
+  "an unknown field": (h) => {
+    h.extra = 1;
+  },
+  "a missing field": (h) => {
+    delete h.saturated;
+  },
+};
+
+for (const [name, change] of Object.entries(inconsistent)) {
+  test(`a frame with ${name} is refused`, () => {
+    assert.equal(codeOf(reheaded(change)), "partial-malformed");
+  });
+}
+
+test("a wrong mark, version, reserved byte, header length or padding is refused", () => {
+  const bytes = joined(sample);
+  const view = new DataView(bytes.buffer);
+  const end = 12 + view.getUint32(8, true);
+  assert.notEqual(end % 8, 0, "the sample needs padding for this test");
+  for (const at of [0, 3, 4, 5, 6, 7, 8, 11, end]) {
+    const changed = bytes.slice();
+    changed[at] = (changed[at] as number) ^ 0x81;
+    assert.equal(codeOf(changed), "partial-malformed", `byte ${at}`);
+  }
+});
+
+test("no bytes make the decoder throw", () => {
+  const bytes = joined(sample);
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 200 }), (noise) => {
+      assert.equal(codeOf(noise), "partial-malformed");
+      const framed = new Uint8Array(12 + noise.length);
+      framed.set(bytes.subarray(0, 8));
+      new DataView(framed.buffer).setUint32(8, noise.length, true);
+      framed.set(noise, 12);
+      assert.equal(codeOf(framed), "partial-malformed");
+    }),
+  );
+  const edits = fc.array(fc.tuple(fc.nat(bytes.length - 1), fc.nat(255)), {
+    minLength: 1,
+    maxLength: 6,
+  });
+  fc.assert(
+    fc.property(edits, (changes) => {
+      const changed = bytes.slice();
+      for (const [at, byte] of changes) changed[at] = byte;
+      assert.match(codeOf(changed), /^(accepted|partial-malformed)$/);
+    }),
+    { numRuns: 1000 },
+  );
+});
