@@ -1,0 +1,202 @@
+import type { Clock, Timer } from "@tributary/proto/host/clock.js";
+import { jitteredBackoff, type Random } from "@tributary/proto/host/random.js";
+import type { Code } from "@tributary/proto/wire/codes.js";
+import {
+  type All,
+  allSchemas,
+  type Down,
+  downSchemas,
+  type Up,
+} from "@tributary/proto/wire/device-link.js";
+import { decodeEnvelope, encodeEnvelope } from "@tributary/proto/wire/envelope.js";
+import { limits as wire } from "@tributary/proto/wire/limits.js";
+import {
+  type DownKind,
+  deviceFilters,
+  parseTopic,
+  type UpKind,
+  upTopic,
+} from "@tributary/proto/wire/topics.js";
+import { connect, type MqttClient } from "mqtt";
+import { limits } from "./limits.js";
+
+/** A message from the gateway, by its kind. */
+export type Message =
+  | {
+      [K in DownKind]: {
+        readonly kind: K;
+        readonly header: Down<K>;
+        readonly payload: Uint8Array;
+      };
+    }[DownKind]
+  | {
+      readonly kind: "published";
+      readonly header: All<"published">;
+      readonly payload: Uint8Array;
+    };
+
+/**
+ * The device's connection: out to its gateway, made anew after every break. Nothing is queued
+ * while it is down; what must arrive is sent again by whoever sent it.
+ */
+export type DeviceLink = {
+  /** Resolves on PUBACK; rejects when not connected, when the connection breaks, or when too much is unacknowledged. */
+  publish<K extends UpKind>(kind: K, header: Up<K>, payload?: Uint8Array): Promise<void>;
+  close(): Promise<void>;
+};
+
+export type LinkOptions = {
+  /** mqtt://host:port */
+  readonly url: string;
+  readonly site: string;
+  readonly device: string;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly hello: () => Up<"hello">;
+  /** The gateway said welcome: messages may flow. */
+  readonly onUp: (welcome: Down<"welcome">) => void;
+  /** The connection broke, or an attempt failed; the next one comes after `retryMs`. */
+  readonly onDown: (reason: string, retryMs: number) => void;
+  readonly onMessage: (message: Message) => void;
+  /** Something arrived that is no message of the protocol. */
+  readonly onUnreadable: (kind: string, code: Code, message: string) => void;
+};
+
+/** Opens a link; tests pass another. */
+export type OpenLink = (options: LinkOptions) => DeviceLink;
+
+export const openMqttLink: OpenLink = (options) => {
+  const { site, device, clock, random } = options;
+  let client: MqttClient | undefined;
+  let timer: Timer | undefined;
+  let attempt = 0;
+  let closing = false;
+  let welcomed = false;
+  let unacknowledged = 0;
+
+  const publish: DeviceLink["publish"] = (kind, header, payload) => {
+    const to = client;
+    if (to === undefined || !to.connected) return Promise.reject(new Error("not connected"));
+    if (unacknowledged >= limits.unacknowledged)
+      return Promise.reject(new Error("too much is unacknowledged"));
+    const envelope = encodeEnvelope(header, payload);
+    unacknowledged++;
+    return new Promise((resolve, reject) => {
+      // mqtt.js leaves a publish unanswered when its connection breaks, so the break answers it.
+      const broken = (): void => settle(new Error("the connection broke"));
+      const settle = (error?: Error | null): void => {
+        if (!to.listeners("close").includes(broken)) return;
+        to.removeListener("close", broken);
+        if (to === client) unacknowledged--;
+        if (error) reject(error);
+        else resolve();
+      };
+      to.on("close", broken);
+      const bytes = Buffer.from(envelope.buffer, envelope.byteOffset, envelope.byteLength);
+      to.publish(upTopic(site, device, kind), bytes, { qos: 1 }, settle);
+    });
+  };
+
+  const down = (from: MqttClient, reason: string): void => {
+    if (from !== client) return;
+    client = undefined;
+    welcomed = false;
+    unacknowledged = 0;
+    timer?.cancel();
+    from.end(true);
+    if (closing) return;
+    const { backoffBaseMs: baseMs, backoffCapMs: capMs } = limits;
+    const retryMs = jitteredBackoff(random, attempt++, { baseMs, capMs });
+    timer = clock.setTimer(retryMs, dial);
+    options.onDown(reason, retryMs);
+  };
+
+  const receive = (topic: string, bytes: Uint8Array): void => {
+    const message = readMessage(topic, bytes, options);
+    if (message === undefined) return;
+    if (message.kind !== "welcome") return options.onMessage(message);
+    attempt = 0;
+    timer?.cancel();
+    const first = !welcomed;
+    welcomed = true;
+    if (first) options.onUp(message.header);
+  };
+
+  const dial = (): void => {
+    const dialled = connect(options.url, {
+      clientId: device,
+      clean: true,
+      protocolVersion: 4,
+      keepalive: wire.mqttKeepaliveSeconds,
+      reconnectPeriod: 0,
+      queueQoSZero: false,
+      resubscribe: false,
+      connectTimeout: limits.connectMs,
+    });
+    client = dialled;
+    dialled.setMaxListeners(0);
+    timer = clock.setTimer(limits.connectMs, () => down(dialled, "no welcome in time"));
+    // Kept after the end: an error event that nobody listens to would end the process.
+    dialled.on("error", (error) => down(dialled, error.message || "connection refused"));
+    dialled.on("close", () => down(dialled, "connection closed"));
+    dialled.on("message", (topic, bytes) => {
+      if (dialled === client) receive(topic, bytes);
+    });
+    dialled.on("connect", () => {
+      dialled.subscribe([...deviceFilters(site, device)], { qos: 1 }, (error, granted) => {
+        if (dialled !== client) return;
+        if (error) return down(dialled, `subscribing failed: ${error.message}`);
+        if (granted?.some(({ qos }) => qos > 2)) return down(dialled, "subscribing was refused");
+        publish("hello", options.hello()).catch(() => {});
+      });
+    });
+  };
+
+  dial();
+  return {
+    publish,
+    close() {
+      closing = true;
+      timer?.cancel();
+      const last = client;
+      client = undefined;
+      if (last === undefined) return Promise.resolve();
+      // A DISCONNECT tells the broker that the device left by itself; then the socket goes.
+      return new Promise((resolve) => {
+        const done = clock.setTimer(limits.backoffBaseMs, () =>
+          last.end(true, {}, () => resolve()),
+        );
+        last.end(false, {}, () => {
+          done.cancel();
+          resolve();
+        });
+      });
+    },
+  };
+};
+
+function readMessage(
+  topic: string,
+  bytes: Uint8Array,
+  { onUnreadable }: LinkOptions,
+): Message | undefined {
+  const parsed = parseTopic(topic);
+  if (parsed === undefined || parsed.way === "up") {
+    onUnreadable(topic.slice(0, 64), "unknown-kind", "a topic outside the grammar");
+    return undefined;
+  }
+  const { kind } = parsed;
+  const schema = parsed.way === "all" ? allSchemas[parsed.kind] : downSchemas[parsed.kind];
+  const envelope = decodeEnvelope(schema, bytes, wire.downHeaderBytes);
+  if (!envelope.ok) {
+    onUnreadable(kind, envelope.code, envelope.message);
+    return undefined;
+  }
+  const { header, payload } = envelope;
+  if (payload.length > wire.chunkBytes) {
+    onUnreadable(kind, "too-large", `a payload of ${payload.length} bytes`);
+    return undefined;
+  }
+  // The schema was chosen by the kind, which the type system does not follow through the table.
+  return { kind, header, payload } as Message;
+}
