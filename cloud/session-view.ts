@@ -88,9 +88,7 @@ export type SessionCode =
 /** What the REST API may ask of the sessions. */
 export type Sessions = {
   /** Starts a session; its name must be free and its initial model known. */
-  start(
-    params: SessionParams,
-  ): Promise<Verdict<{ readonly session: SessionView }, SessionCode>>;
+  start(params: SessionParams): Promise<Verdict<{ readonly session: SessionView }, SessionCode>>;
   /** Ends the open round, then the session stands still until it is resumed. */
   stop(id: string): Promise<Verdict<{ readonly session: SessionView }, SessionCode>>;
   /** Goes on with a stopped or failed session. */

@@ -1,0 +1,65 @@
+import { checkHeadroom, encodingFor } from "@tributary/proto/algebra/grid.js";
+import { sha256 } from "@tributary/proto/host/digest.js";
+import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
+import { numberedId } from "@tributary/proto/wire/ids.js";
+import { limits } from "@tributary/proto/wire/limits.js";
+import { type Manifest, type Plan, planSchema } from "@tributary/proto/wire/plan.js";
+import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { fractionBitsOf, type SessionParams, siteDeadlineMs } from "./params.js";
+import type { Task } from "./session.js";
+
+export type PlanBase = { readonly manifest: Manifest; readonly layout: Plan["layout"] };
+
+/**
+ * The plan of one round, and its bytes: written once here and sent on unchanged. The trainer's
+ * `seed` follows from the session's seed and the round, so that a repeated session repeats it.
+ */
+export function makePlan(
+  params: SessionParams,
+  number: number,
+  task: Task,
+  base: PlanBase,
+): Verdict<{ readonly plan: Plan; readonly bytes: Uint8Array }, "plan-invalid" | "plan-headroom"> {
+  const bits = fractionBitsOf(params.grid, base.layout);
+  if (!bits.ok) return bits;
+  const grid = { fractionBits: bits.fractionBits, range: params.grid.range };
+  const headroom = checkHeadroom(grid, params.nMax, BigInt(params.totalMax));
+  if (!headroom.ok) return headroom;
+  const round = numberedId(params.name, number);
+  const parsed = planSchema.safeParse({
+    version: 1,
+    round,
+    session: params.name,
+    task,
+    base: base.manifest,
+    layout: base.layout,
+    grid,
+    encoding: encodingFor(grid),
+    saturate: params.saturate,
+    nMax: params.nMax,
+    totalMax: params.totalMax,
+    training: { ...params.training, seed: roundSeed(params.seed, round) },
+    fraction: params.fraction,
+    overSelection: params.overSelection,
+    siteQuorum: params.siteQuorum,
+    siteDeadlineMs: siteDeadlineMs(params),
+    deadlineMs: params.deadlineMs,
+  });
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    return refuse("plan-invalid", `${issue?.path.join(".")}: ${issue?.message}`);
+  }
+  return { ok: true, plan: parsed.data, bytes: encodeCbor(parsed.data) };
+}
+
+/** Reads a plan that `makePlan` wrote. */
+export function readPlan(bytes: Uint8Array): Plan {
+  const cbor = decodeCbor(bytes, { depth: limits.headerDepth, items: limits.headerItems });
+  if (!cbor.ok) throw new Error(`a stored plan is unreadable: ${cbor.message}`);
+  return planSchema.parse(cbor.value);
+}
+
+/** The first 32 bits of a SHA-256 over the session's seed and the round's id. */
+function roundSeed(seed: number, round: string): number {
+  return Number.parseInt(sha256(`tributary-seed/1\n${seed}\n${round}\n`).slice(0, 8), 16);
+}
