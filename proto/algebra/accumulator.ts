@@ -213,17 +213,20 @@ function eachSlab(
   }
 }
 
+/** Visits one tensor's values among those in the slab; false ends the walk. */
+type Visit = (run: Stretch, place: number, from: number, count: number) => boolean;
+
 /**
- * The parts of [at, at + count) that lie in one tensor each, in order, with their place in the
- * slab counted in values.
+ * Visits, in order, the parts of coordinates [at, at + count) that lie in one tensor each. `place`
+ * counts values from the start of the slab.
  */
-function* cross(runs: readonly Stretch[], at: number, count: number) {
+function walk(runs: readonly Stretch[], at: number, count: number, visit: Visit): void {
   const end = at + count;
   for (const run of runs) {
     if (run.end <= at) continue;
-    if (run.start >= end) return;
+    if (run.start >= end) break;
     const from = Math.max(run.start, at);
-    yield { run, from, place: from - at, count: Math.min(run.end, end) - from };
+    if (!visit(run, from - at, from, Math.min(run.end, end) - from)) return;
   }
 }
 
@@ -235,15 +238,16 @@ function pourValues(
   samples: number,
 ): void {
   const width = bytesPerValue(encoding);
+  const visit: Visit = (run, place, from, count) => {
+    const scale = encoding === "f32" ? samples * run.scale : samples;
+    basin.fold(encoding, place * width, from, count, scale);
+    return true;
+  };
   let at = 0;
   for (const piece of pieces) {
     eachSlab(basin, piece, (_, bytes) => {
-      const values = bytes / width;
-      for (const { run, from, place, count } of cross(runs, at, values)) {
-        const scale = encoding === "f32" ? samples * 2 ** run.fractionBits : samples;
-        basin.fold(encoding, place * width, from, count, scale);
-      }
-      at += values;
+      walk(runs, at, bytes / width, visit);
+      at += bytes / width;
     });
   }
 }
@@ -268,17 +272,15 @@ function checkPiece(
     throw new RangeError(`bytes ${byteOffset} + ${piece.length} lie outside the update`);
   }
   let refusal: CheckRefusal | undefined;
+  const visit: Visit = (run, place, from, count) => {
+    const limit = encoding === "f32" ? floorToFloat32(run.stepsMax / run.scale) : run.stepsMax;
+    if (encoding === "i16" && limit > 32767) return true; // no int16 is past it
+    if (basin.check(encoding, place * width, count, limit, run.scale)) return true;
+    refusal = findFault(piece, encoding, from - byteOffset / width, count, run, from);
+    return false;
+  };
   eachSlab(basin, piece, (offset, bytes) => {
-    if (refusal !== undefined) return;
-    const at = (byteOffset + offset) / width;
-    for (const { run, from, place, count } of cross(runs, at, bytes / width)) {
-      const scale = 2 ** run.fractionBits;
-      const limit = encoding === "f32" ? floorToFloat32(run.stepsMax / scale) : run.stepsMax;
-      if (encoding === "i16" && limit > 32767) continue; // no int16 is past it
-      if (basin.check(encoding, place * width, count, limit, scale)) continue;
-      refusal = findFault(piece, encoding, (from * width - byteOffset) / width, count, run, from);
-      return;
-    }
+    if (refusal === undefined) walk(runs, (byteOffset + offset) / width, bytes / width, visit);
   });
   return refusal ?? { ok: true };
 }
@@ -301,7 +303,7 @@ function findFault(
   at: number,
 ): CheckRefusal {
   const view = new DataView(piece.buffer, piece.byteOffset, piece.byteLength);
-  const scale = encoding === "f32" ? 2 ** run.fractionBits : 1;
+  const scale = encoding === "f32" ? run.scale : 1;
   for (let i = 0; i < count; i++) {
     const value = readValue(view, encoding, first + i);
     const steps = value * scale;

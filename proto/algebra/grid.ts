@@ -168,6 +168,9 @@ export type Stretch = {
   readonly start: number;
   readonly end: number;
   readonly fractionBits: number;
+  /** 2^f. */
+  readonly scale: number;
+  /** The largest |q|: floor(R 2^f). */
   readonly stepsMax: number;
 };
 
@@ -178,8 +181,15 @@ export function stretches(layout: Layout, grid: Grid): readonly Stretch[] {
   for (const [t, spec] of layout.entries()) {
     const fractionBits = fractionBitsOf(grid, t);
     const end = start + tensorLength(spec);
-    if (end > start)
-      runs.push({ start, end, fractionBits, stepsMax: stepsMax(grid, fractionBits) });
+    if (end > start) {
+      runs.push({
+        start,
+        end,
+        fractionBits,
+        scale: 2 ** fractionBits,
+        stepsMax: stepsMax(grid, fractionBits),
+      });
+    }
     start = end;
   }
   return runs;

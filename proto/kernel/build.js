@@ -24,7 +24,15 @@ async function isCurrent() {
 async function build() {
   const { default: asc } = await import("assemblyscript/asc");
   let wasm;
-  const options = ["--outFile", "fold.wasm", "--runtime", "stub", "--enable", "simd"];
+  const options = [
+    "--outFile",
+    "fold.wasm",
+    "--runtime",
+    "stub",
+    "--enable",
+    "simd",
+    "--importMemory",
+  ];
   const { error, stderr } = await asc.main(
     [source, "--baseDir", "/", ...options, "-O3", "--noAssert", "--converge"],
     {

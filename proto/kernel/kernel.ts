@@ -53,13 +53,17 @@ const BIAS = 0x4338000000000000n; // bits(1.5 * 2^52)
 /** What is used of the WebAssembly JavaScript interface, which ES2023's own types leave out. */
 declare const WebAssembly: {
   readonly Module: new (bytes: Uint8Array<ArrayBuffer>) => Compiled;
-  readonly Instance: new (module: Compiled) => { readonly exports: object };
+  readonly Memory: new (size: { initial: number; maximum: number }) => Memory;
+  readonly Instance: new (
+    module: Compiled,
+    imports: { readonly env: { readonly memory: Memory } },
+  ) => { readonly exports: object };
 };
+type Memory = { readonly buffer: ArrayBuffer };
 type Compiled = { readonly compiled: unique symbol };
 
 type Address = number;
 type Exports = {
-  readonly memory: { readonly buffer: ArrayBuffer; grow(pages: number): number };
   foldF32(source: Address, target: Address, count: number, scale: number): void;
   foldI32(source: Address, target: Address, count: number, scale: number): void;
   foldI16(source: Address, target: Address, count: number, scale: number): void;
@@ -70,6 +74,9 @@ type Exports = {
   settle(target: Address, count: number, bias: bigint): void;
   clear(target: Address, count: number): void;
 };
+
+/** One instance and its memory, which never grows and so never moves. */
+type Instance = { readonly memory: ArrayBuffer; readonly run: Exports };
 
 /**
  * @param wasmBytes the compiled kernel
@@ -83,10 +90,10 @@ export function createKernel(
     throw new Error("the kernel and the wire are little-endian; this machine is not");
   }
   const module = new WebAssembly.Module(wasmBytes);
-  const pool: Exports[] = [];
-  const total = () => pool.reduce((sum, e) => sum + e.memory.buffer.byteLength, 0);
+  const pool: Instance[] = [];
+  const total = () => pool.reduce((sum, { memory }) => sum + memory.byteLength, 0);
 
-  const release = (instance: Exports) => {
+  const release = (instance: Instance) => {
     pool.push(instance);
     while (total() > pooledBytes) pool.shift();
   };
@@ -94,26 +101,30 @@ export function createKernel(
     lease(coordinates) {
       const bytes = SUMS_AT + coordinates * 8;
       const instance = takeSmallest(pool, bytes) ?? instantiate(module, bytes);
-      instance.clear(SUMS_AT, coordinates);
+      instance.run.clear(SUMS_AT, coordinates);
       return createBasin(instance, coordinates, release);
     },
     pooledBytes: total,
   };
 }
 
-function instantiate(module: Compiled, bytes: number): Exports {
-  const instance = new WebAssembly.Instance(module).exports as Exports;
-  const missing = bytes - instance.memory.buffer.byteLength;
-  if (missing > 0) instance.memory.grow(Math.ceil(missing / PAGE_BYTES));
-  return instance;
+/**
+ * The memory is made at its full size. Growing one would detach its buffer, and the first detached
+ * buffer makes V8 compile every typed array access of the process with a check for it.
+ */
+function instantiate(module: Compiled, bytes: number): Instance {
+  const pages = Math.ceil(bytes / PAGE_BYTES);
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+  const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+  return { memory: memory.buffer, run: exports as Exports };
 }
 
 /** Takes from the pool the smallest instance with room for `bytes`. */
-function takeSmallest(pool: Exports[], bytes: number): Exports | undefined {
-  let best: Exports | undefined;
+function takeSmallest(pool: Instance[], bytes: number): Instance | undefined {
+  let best: Instance | undefined;
   for (const instance of pool) {
-    const room = instance.memory.buffer.byteLength;
-    if (room >= bytes && (best === undefined || room < best.memory.buffer.byteLength)) {
+    const room = instance.memory.byteLength;
+    if (room >= bytes && (best === undefined || room < best.memory.byteLength)) {
       best = instance;
     }
   }
@@ -122,14 +133,14 @@ function takeSmallest(pool: Exports[], bytes: number): Exports | undefined {
 }
 
 function createBasin(
-  instance: Exports,
+  instance: Instance,
   coordinates: number,
-  release: (instance: Exports) => void,
+  release: (instance: Instance) => void,
 ): Basin {
-  const memory = instance.memory.buffer;
+  const { memory, run } = instance;
   const slab = new Uint8Array(memory, SLAB_AT, SLAB_BYTES);
-  const folds = { f32: instance.foldF32, i32: instance.foldI32, i16: instance.foldI16 };
-  const checks = { f32: instance.checkF32, i32: instance.checkI32, i16: instance.checkI16 };
+  const folds = { f32: run.foldF32, i32: run.foldI32, i16: run.foldI16 };
+  const checks = { f32: run.checkF32, i32: run.checkI32, i16: run.checkI16 };
   const target = (at: number, count: number) => {
     if (!(at >= 0 && count >= 0 && at + count <= coordinates)) {
       throw new RangeError(`coordinates ${at} to ${at + count} of ${coordinates}`);
@@ -157,15 +168,15 @@ function createBasin(
       return checks[encoding](from, count, limit, scale) === 1;
     },
     merge(at, count) {
-      instance.merge(source(0, count * 8), target(at, count), count);
+      run.merge(source(0, count * 8), target(at, count), count);
     },
     settle(folded) {
       if (folded > 0) {
-        instance.settle(SUMS_AT, coordinates, BigInt.asIntN(64, BigInt(folded) * BIAS));
+        run.settle(SUMS_AT, coordinates, BigInt.asIntN(64, BigInt(folded) * BIAS));
       }
     },
     clear() {
-      instance.clear(SUMS_AT, coordinates);
+      run.clear(SUMS_AT, coordinates);
     },
     read() {
       return new BigInt64Array(memory, SUMS_AT, coordinates).slice();
