@@ -15,11 +15,13 @@ export class MergeFailure extends Error {
 /**
  * Merges a round's Partials exactly, one at a time, so that memory holds two of them at most.
  * The order does not matter to the bit.
+ *
+ * @param each visits the Partials
  */
 export async function mergePartials(
   kernel: Kernel,
   plan: Plan,
-  partials: AsyncIterable<Partial>,
+  each: (visit: (partial: Partial) => void) => Promise<void>,
 ): Promise<Partial> {
   const accumulator = createAccumulator(kernel, plan.layout, plan.grid, BigInt(plan.totalMax), {
     round: plan.round,
@@ -28,10 +30,10 @@ export async function mergePartials(
     evaluation: plan.task === "evaluate",
   });
   try {
-    for await (const partial of partials) {
+    await each((partial) => {
       const merged = accumulator.merge(partial);
       if (!merged.ok) throw new MergeFailure(`${plan.round}: ${merged.code}: ${merged.message}`);
-    }
+    });
     return accumulator.snapshot();
   } finally {
     accumulator.release();

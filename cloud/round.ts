@@ -101,6 +101,22 @@ export function openRound(
   };
 }
 
+/** Takes up what a round had accepted before a restart. A tick after it closes the round if it is due. */
+export function restoreRound(
+  state: RoundState,
+  partials: readonly RoundPartial[],
+  standings: readonly { readonly gateway: string; readonly standing: Standing }[],
+): RoundState {
+  let restored: RoundState = {
+    ...state,
+    partials,
+    samples: partials.reduce((sum, partial) => sum + partial.samples, 0),
+  };
+  for (const { gateway } of partials) restored = standing(restored, gateway, "delivered");
+  for (const { gateway, standing: next } of standings) restored = standing(restored, gateway, next);
+  return restored;
+}
+
 export function stepRound(state: RoundState, event: RoundEvent): RoundStep {
   if (state.closed !== undefined) {
     if (event.kind !== "partial") return { state, effects: [] };
