@@ -1,0 +1,231 @@
+import { constants } from "node:fs";
+import {
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  statfs,
+} from "node:fs/promises";
+import { dirname, join, normalize, sep } from "node:path";
+import { TributaryError } from "../wire/errors.js";
+
+/**
+ * Files under one directory. Paths are relative, with `/`; whatever leads out of the directory is
+ * a broken invariant. Failures are `TributaryError`: `disk-full` and `disk-read-only` (retryable,
+ * once somebody makes room), `disk-missing` for a file that is not there, `disk-failed` for the rest.
+ */
+export type Disk = {
+  readFile(path: string): Promise<Uint8Array>;
+  /** Replaces the file as a whole: after a crash it has the old content or the new. Durable. */
+  writeFileAtomic(path: string, parts: readonly Uint8Array[]): Promise<void>;
+  /** Opens for appending; makes the file, and its entry in the directory durable, if need be. */
+  openAppend(path: string): Promise<AppendFile>;
+  openRead(path: string): Promise<ReadFile>;
+  /** Names in a directory, sorted; none when it does not exist. */
+  list(dir: string): Promise<string[]>;
+  /** Removes a file or directory, durably; nothing happens when it does not exist. */
+  remove(path: string): Promise<void>;
+  exists(path: string): Promise<boolean>;
+  /** Makes the directory and those above it. */
+  makeDir(dir: string): Promise<void>;
+  freeBytes(): Promise<number>;
+  /** Makes entries of a directory durable. */
+  syncDir(dir: string): Promise<void>;
+};
+
+export type AppendFile = {
+  readonly size: number;
+  /** Writes the parts at the end. Not durable until `sync`. */
+  append(parts: readonly Uint8Array[]): Promise<void>;
+  /** fdatasync: everything appended so far is durable when it resolves. */
+  sync(): Promise<void>;
+  truncate(size: number): Promise<void>;
+  close(): Promise<void>;
+};
+
+export type ReadFile = {
+  readonly size: number;
+  /** Bytes from `offset`, fewer than `length` only at the end of the file. */
+  read(offset: number, length: number): Promise<Uint8Array>;
+  close(): Promise<void>;
+};
+
+/** Checks that a path stays inside; shared with the disk in memory. */
+export function insidePath(path: string): string {
+  const clean = normalize(path);
+  if (
+    path.startsWith("/") ||
+    clean === ".." ||
+    clean.startsWith(`..${sep}`) ||
+    path.includes("\0")
+  ) {
+    throw new TributaryError(
+      "disk-failed",
+      `path ${JSON.stringify(path)} leads out of the data directory`,
+    );
+  }
+  return clean;
+}
+
+function failure(action: string, path: string, cause: unknown): TributaryError {
+  const system = (cause as NodeJS.ErrnoException).code;
+  const message = `cannot ${action} ${path}: ${cause instanceof Error ? cause.message : String(cause)}`;
+  if (system === "ENOSPC" || system === "EDQUOT") {
+    return new TributaryError("disk-full", message, { retryable: true, cause });
+  }
+  if (system === "EROFS" || system === "EACCES" || system === "EPERM") {
+    return new TributaryError("disk-read-only", message, { retryable: true, cause });
+  }
+  if (system === "ENOENT") return new TributaryError("disk-missing", message, { cause });
+  return new TributaryError("disk-failed", message, { cause });
+}
+
+async function attempt<T>(action: string, path: string, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (cause) {
+    throw failure(action, path, cause);
+  }
+}
+
+async function syncDirAt(path: string): Promise<void> {
+  const handle = await open(path, constants.O_RDONLY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+async function writeParts(
+  handle: FileHandle,
+  parts: readonly Uint8Array[],
+  at: number,
+): Promise<void> {
+  let rest = parts.filter((part) => part.length > 0);
+  let position = at;
+  while (rest.length > 0) {
+    // A vectored write may stop short, at a signal or a nearly full disk, without an error.
+    const { bytesWritten } = await handle.writev(rest.slice(0, 512), position);
+    position += bytesWritten;
+    rest = withoutFirst(rest, bytesWritten);
+  }
+}
+
+function withoutFirst(parts: readonly Uint8Array[], bytes: number): Uint8Array[] {
+  let skip = bytes;
+  const rest: Uint8Array[] = [];
+  for (const part of parts) {
+    if (skip >= part.length) skip -= part.length;
+    else {
+      rest.push(part.subarray(skip));
+      skip = 0;
+    }
+  }
+  return rest;
+}
+
+export function nodeDisk(root: string): Disk {
+  const at = (path: string) => join(root, insidePath(path));
+  let temporaries = 0;
+  return {
+    readFile: (path) => attempt("read", path, () => readFile(at(path))),
+    async writeFileAtomic(path, parts) {
+      const target = at(path);
+      const temporary = `${target}.${process.pid}-${temporaries++}.tmp`;
+      await attempt("write", path, async () => {
+        await mkdir(dirname(target), { recursive: true });
+        const handle = await open(temporary, "w");
+        try {
+          await writeParts(handle, parts, 0);
+          await handle.sync();
+        } catch (error) {
+          await rm(temporary, { force: true });
+          throw error;
+        } finally {
+          await handle.close();
+        }
+        await rename(temporary, target);
+        await syncDirAt(dirname(target));
+      });
+    },
+    openAppend: (path) => attempt("open", path, () => openAppendAt(at(path), path)),
+    openRead: (path) => attempt("open", path, () => openReadAt(at(path), path)),
+    async list(dir) {
+      try {
+        return (await readdir(at(dir))).sort();
+      } catch (cause) {
+        if ((cause as NodeJS.ErrnoException).code === "ENOENT") return [];
+        throw failure("list", dir, cause);
+      }
+    },
+    remove: (path) =>
+      attempt("remove", path, async () => {
+        await rm(at(path), { recursive: true, force: true });
+        await syncDirAt(dirname(at(path))).catch(() => undefined);
+      }),
+    async exists(path) {
+      const found = await stat(at(path)).catch(() => undefined);
+      return found !== undefined;
+    },
+    makeDir: (dir) =>
+      attempt("make", dir, async () => {
+        await mkdir(at(dir), { recursive: true });
+        await syncDirAt(dirname(at(dir)));
+      }),
+    freeBytes: () =>
+      attempt("measure", root, async () => {
+        const { bavail, bsize } = await statfs(root);
+        return bavail * bsize;
+      }),
+    syncDir: (dir) => attempt("sync", dir, () => syncDirAt(at(dir))),
+  };
+}
+
+async function openAppendAt(target: string, path: string): Promise<AppendFile> {
+  await mkdir(dirname(target), { recursive: true });
+  const handle = await open(target, constants.O_RDWR | constants.O_CREAT, 0o640);
+  await syncDirAt(dirname(target));
+  let size = (await handle.stat()).size;
+  return {
+    get size() {
+      return size;
+    },
+    append: (parts) =>
+      attempt("append to", path, async () => {
+        await writeParts(handle, parts, size);
+        for (const part of parts) size += part.length;
+      }),
+    sync: () => attempt("sync", path, () => handle.datasync()),
+    truncate: (to) =>
+      attempt("truncate", path, async () => {
+        await handle.truncate(to);
+        size = to;
+      }),
+    close: () => attempt("close", path, () => handle.close()),
+  };
+}
+
+async function openReadAt(target: string, path: string): Promise<ReadFile> {
+  const handle = await open(target, "r");
+  const { size } = await handle.stat();
+  return {
+    size,
+    read: (offset, length) =>
+      attempt("read", path, async () => {
+        const bytes = new Uint8Array(Math.max(0, Math.min(length, size - offset)));
+        let done = 0;
+        while (done < bytes.length) {
+          const { bytesRead } = await handle.read(bytes, done, bytes.length - done, offset + done);
+          if (bytesRead === 0) break;
+          done += bytesRead;
+        }
+        return bytes.subarray(0, done);
+      }),
+    close: () => attempt("close", path, () => handle.close()),
+  };
+}

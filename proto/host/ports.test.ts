@@ -1,0 +1,82 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { createChannel } from "./channel.js";
+import { createManualClock } from "./clock.js";
+import { acquireLock } from "./lock.js";
+import { jitteredBackoff, seededRandom, systemRandom } from "./random.js";
+
+test("a manual clock fires timers in the order of their times", () => {
+  const clock = createManualClock(1000);
+  const fired: string[] = [];
+  clock.setTimer(20, () => fired.push(`b@${clock.monotonicMs()}`));
+  clock.setTimer(10, () => {
+    fired.push(`a@${clock.monotonicMs()}`);
+    clock.setTimer(5, () => fired.push(`c@${clock.monotonicMs()}`));
+  });
+  clock.setTimer(12, () => fired.push("cancelled")).cancel();
+  clock.advance(30);
+  assert.deepEqual(fired, ["a@10", "c@15", "b@20"]);
+  assert.equal(clock.nowMs(), 1030);
+});
+
+test("one seed gives one sequence", () => {
+  const a = seededRandom(5);
+  const b = seededRandom(5);
+  assert.deepEqual(Array.from({ length: 9 }, a.next), Array.from({ length: 9 }, b.next));
+  assert.notEqual(seededRandom(6).next(), seededRandom(5).next());
+  assert.match(systemRandom().id(12), /^[a-z][a-z0-9]{11}$/);
+});
+
+test("back-off grows to its cap and is spread over all of it", () => {
+  const random = seededRandom(1);
+  const waits = Array.from({ length: 500 }, () =>
+    jitteredBackoff(random, 30, { baseMs: 10, capMs: 1000 }),
+  );
+  assert.ok(Math.max(...waits) <= 1000 && Math.max(...waits) > 900 && Math.min(...waits) < 100);
+  assert.ok(jitteredBackoff(random, 0, { baseMs: 10, capMs: 1000 }) <= 10);
+});
+
+test("a full channel makes its producer wait, and a closed one is read to its end", async () => {
+  const channel = createChannel<number>({ capacity: 2 });
+  const pushed: number[] = [];
+  const producing = (async () => {
+    for (let i = 0; i < 5; i++) {
+      assert.ok(await channel.push(i));
+      pushed.push(i);
+    }
+    channel.close();
+  })();
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(pushed, [0, 1]);
+  assert.equal(channel.tryPush(9), false);
+  const read: number[] = [];
+  for await (const item of channel) read.push(item);
+  await producing;
+  assert.deepEqual(read, [0, 1, 2, 3, 4]);
+  assert.equal(await channel.push(7), false);
+});
+
+test("a data directory has one owner, and a dead one's lock is taken over", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "tributary-lock-"));
+  const lock = await acquireLock(dir);
+  await assert.rejects(acquireLock(dir), {
+    code: "data-dir-locked",
+    message: new RegExp(`process ${process.pid}`),
+  });
+  await lock.release();
+  const child = spawn(process.execPath, ["-e", ""]);
+  await once(child, "close");
+  await writeFile(join(dir, "LOCK"), `${child.pid} 1`);
+  const taken = await acquireLock(dir);
+  assert.match(await readFile(join(dir, "LOCK"), "utf8"), new RegExp(`^${process.pid} `));
+  await taken.release();
+  // The number of a living process, but of an earlier one with it.
+  await writeFile(join(dir, "LOCK"), `${process.pid} 1`);
+  await (await acquireLock(dir)).release();
+  await rm(dir, { recursive: true });
+});

@@ -1,0 +1,78 @@
+import { TributaryError } from "../wire/errors.js";
+
+/** Exit codes, after BSD's sysexits(3). */
+export const exitCodes = {
+  ok: 0,
+  /** The other side refused. */
+  refused: 1,
+  /** The command line is wrong. */
+  usage: 64,
+  /** A service that is needed cannot be reached. */
+  unavailable: 69,
+  /** A defect: please report it. */
+  internal: 70,
+  /** The disk does not take what must be written. */
+  cannotWrite: 73,
+  config: 78,
+  interrupted: 130,
+} as const;
+
+export function exitCodeOf(error: unknown): number {
+  if (!(error instanceof TributaryError)) return exitCodes.internal;
+  if (error.code.startsWith("config-")) return exitCodes.config;
+  if (
+    error.code.startsWith("disk-") ||
+    error.code.startsWith("journal-") ||
+    error.code === "data-dir-locked"
+  ) {
+    return exitCodes.cannotWrite;
+  }
+  if (error.code === "link-failed" || error.code === "port-in-use") return exitCodes.unavailable;
+  return exitCodes.internal;
+}
+
+/** One line for a person: what happened, and its code where it has one. */
+export function describeError(error: unknown): string {
+  if (error instanceof TributaryError) return `${error.message} [${error.code}]`;
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}
+
+/** Something that runs until it is closed. */
+export type Running = { close(): Promise<void> };
+
+/**
+ * Runs a tier until SIGINT or SIGTERM, then closes it; a second signal ends the process at once
+ * with 130. Whatever is thrown and not caught ends it with one clear line: every tier recovers
+ * from its journal. Resolves with the exit code.
+ */
+export async function runUntilSignal(
+  start: () => Promise<Running>,
+  report: (line: string) => void,
+): Promise<number> {
+  let giveUp: (error: unknown) => void = () => {};
+  const broken = new Promise<never>((_, reject) => {
+    giveUp = reject;
+  });
+  broken.catch(() => {});
+  process.on("uncaughtException", giveUp);
+  process.on("unhandledRejection", giveUp);
+  let signals = 0;
+  const signalled = new Promise<void>((resolve) => {
+    const onSignal = () => {
+      signals++;
+      if (signals > 1) process.exit(exitCodes.interrupted);
+      resolve();
+    };
+    process.on("SIGINT", onSignal);
+    process.on("SIGTERM", onSignal);
+  });
+  try {
+    const running = await Promise.race([start(), broken]);
+    await Promise.race([signalled, broken]);
+    await Promise.race([running.close(), broken]);
+    return exitCodes.ok;
+  } catch (error) {
+    report(describeError(error));
+    return exitCodeOf(error);
+  }
+}
