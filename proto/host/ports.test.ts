@@ -46,7 +46,7 @@ test("a full channel makes its producer wait, and a closed one is read to its en
   const pushed: number[] = [];
   const producing = (async () => {
     for (let i = 0; i < 5; i++) {
-      assert.ok(await channel.push(i));
+      await channel.push(i);
       pushed.push(i);
     }
     channel.close();
@@ -58,7 +58,7 @@ test("a full channel makes its producer wait, and a closed one is read to its en
   for await (const item of channel) read.push(item);
   await producing;
   assert.deepEqual(read, [0, 1, 2, 3, 4]);
-  assert.equal(await channel.push(7), false);
+  await assert.rejects(channel.push(7), { code: "channel-closed" });
 });
 
 test("a data directory has one owner, and a dead one's lock is taken over", async () => {
