@@ -33,7 +33,7 @@ export type DownloadOptions = {
   readonly random: Random;
   readonly sha256: Sha256;
   readonly request: (header: Up<"fetch">) => void;
-  /** Verified bytes that extend what is held from the start: what a resumed transfer begins with. */
+  /** Verified bytes that extend what is held from the start, short of the whole file. */
   readonly onHeld: (bytes: Uint8Array) => void;
   readonly onDone: (bytes: Uint8Array) => void;
   readonly onFailed: (code: Code, message: string) => void;
@@ -96,10 +96,13 @@ export function startDownload(options: DownloadOptions): Download {
     ahead.add(index);
     const from = heldChunks;
     while (ahead.delete(heldChunks)) heldChunks++;
+    if (heldChunks === total) {
+      finish();
+      return;
+    }
     if (heldChunks > from)
       options.onHeld(bytes.subarray(from * manifest.chunkBytes, heldChunks * manifest.chunkBytes));
-    if (heldChunks === total) finish();
-    else pump();
+    pump();
   };
 
   if (heldChunks === total) queueMicrotask(() => over || finish());

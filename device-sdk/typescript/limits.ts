@@ -26,6 +26,8 @@ export const limits = {
   models: 2,
   /** The wait for system attributes before the first `hello` goes without them. */
   attributesMs: 3_000,
+  /** The wait, at close, for a trainer to come back after its signal. Then it is left behind. */
+  closeMs: 5_000,
   /** Devices in one process. A config with more is refused. */
   devicesPerProcess: 10_000,
 } as const;

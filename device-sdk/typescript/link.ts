@@ -45,6 +45,9 @@ export type DeviceLink = {
   close(): Promise<void>;
 };
 
+/** Sends without waiting: for messages that are sent again when no answer comes. */
+export type Send = <K extends Exclude<UpKind, "chunk">>(kind: K, header: Up<K>) => void;
+
 export type LinkOptions = {
   /** mqtt://host:port */
   readonly url: string;
@@ -114,7 +117,10 @@ export const openMqttLink: OpenLink = (options) => {
   const receive = (topic: string, bytes: Uint8Array): void => {
     const message = readMessage(topic, bytes, options);
     if (message === undefined) return;
-    if (message.kind !== "welcome") return options.onMessage(message);
+    if (message.kind !== "welcome") {
+      options.onMessage(message);
+      return;
+    }
     attempt = 0;
     timer?.cancel();
     const first = !welcomed;

@@ -1,4 +1,4 @@
-import { bytesPerValue, encodingFor, quantise } from "@tributary/proto/algebra/grid.js";
+import { encodingFor, quantise } from "@tributary/proto/algebra/grid.js";
 import { tensorLength } from "@tributary/proto/algebra/layout.js";
 import { metricToFixed } from "@tributary/proto/algebra/metric.js";
 import { createHasher } from "@tributary/proto/host/digest.js";
@@ -131,10 +131,4 @@ function fixMetrics(
   if (!checked.success)
     return refuse("train-failed", `metrics: ${checked.error.issues[0]?.message ?? "invalid"}`);
   return { ok: true, metrics: checked.data };
-}
-
-/** Bytes that a training update of this plan has. */
-export function payloadBytes(plan: Plan): number {
-  const values = plan.layout.reduce((sum, spec) => sum + tensorLength(spec), 0);
-  return plan.task === "train" ? values * bytesPerValue(plan.encoding) : 0;
 }

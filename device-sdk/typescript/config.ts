@@ -1,0 +1,81 @@
+import { attributesSchema } from "@tributary/proto/wire/device-link.js";
+import { idSchema } from "@tributary/proto/wire/ids.js";
+import { z } from "zod";
+import { limits } from "./limits.js";
+
+const optionsSchema = z.record(z.string(), z.unknown());
+
+/** What stands in a device's config file. Paths are relative to the file. */
+export const configSchema = z
+  .strictObject({
+    site: idSchema,
+    /** The gateway's broker. */
+    gateway: z.string().regex(/^mqtt:\/\/(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, {
+      message: "must be mqtt://host:port",
+    }),
+    /** One device, or a list of them in one process: a box with several sensors, a simulation. */
+    device: idSchema.optional(),
+    devices: z
+      .array(
+        z.strictObject({
+          device: idSchema,
+          /** Added to `trainer.options`, and set over them. */
+          options: optionsSchema.default({}),
+          attributes: attributesSchema.default({}),
+        }),
+      )
+      .min(1)
+      .max(limits.devicesPerProcess)
+      .optional(),
+    /** Where updates and models outlive the process, in a folder for each device. Without it they live in memory. */
+    dataDir: z.string().min(1).optional(),
+    /** Announced beside what the system says of itself, and set over it. */
+    attributes: attributesSchema.default({}),
+    trainer: z.strictObject({
+      /** An ES module that exports `createTrainer(options)`. */
+      module: z.string().min(1),
+      options: optionsSchema.default({}),
+    }),
+    /** Where each sent update is also written down, for a checker. */
+    auditDir: z.string().min(1).optional(),
+    log: z.enum(["text", "json"]).default("text"),
+  })
+  .superRefine((config, issues) => {
+    if ((config.device === undefined) === (config.devices === undefined))
+      issues.addIssue({
+        code: "custom",
+        path: ["device"],
+        message: "name either one device or a list of devices",
+      });
+    const ids = config.devices?.map(({ device }) => device) ?? [];
+    const twice = ids.find((id, at) => ids.indexOf(id) !== at);
+    if (twice !== undefined)
+      issues.addIssue({
+        code: "custom",
+        path: ["devices"],
+        message: `${twice} stands twice in the list`,
+      });
+  });
+
+export type DeviceConfig = z.infer<typeof configSchema>;
+
+/** One device of a config, with what is its own. */
+export type ConfiguredDevice = {
+  readonly device: string;
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly attributes: DeviceConfig["attributes"];
+};
+
+/** The devices of a config, each with its options and attributes over the shared ones. */
+export function devicesOf(config: DeviceConfig): readonly ConfiguredDevice[] {
+  const { trainer, attributes } = config;
+  if (config.devices === undefined)
+    return config.device === undefined
+      ? []
+      : [{ device: config.device, options: trainer.options, attributes }];
+  return config.devices.map((own) => ({
+    device: own.device,
+    options: { ...trainer.options, ...own.options },
+    attributes: { ...attributes, ...own.attributes },
+  }));
+}

@@ -1,0 +1,223 @@
+import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
+import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
+import { type Random, systemRandom } from "@tributary/proto/host/random.js";
+import type { Attributes } from "@tributary/proto/wire/device-link.js";
+import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { announcedAttributes, systemAttributes } from "./attributes.js";
+import { openAudit } from "./audit.js";
+import type { DeviceEvent, ReportedEvent } from "./events.js";
+import { createFetcher } from "./fetch.js";
+import {
+  type DeviceLink,
+  type LinkOptions,
+  type OpenLink,
+  openMqttLink,
+  type Send,
+} from "./link.js";
+import { type Models, openModels, viewModel } from "./models.js";
+import { createPerformer, type Performer } from "./perform.js";
+import { createReceiver } from "./receive.js";
+import { type Input, initialState, step } from "./round.js";
+import { openSlot } from "./slot.js";
+import { createTaskRunner } from "./task.js";
+import type { Model, Trainer } from "./trainer.js";
+import { createChunkSender } from "./upload.js";
+
+const SDK = "typescript/0.1.0";
+
+export type DeviceOptions = {
+  readonly device: string;
+  readonly site: string;
+  /** The gateway's broker: mqtt://host:port */
+  readonly gateway: string;
+  readonly trainer: Trainer;
+  /** Announced beside, and over, what the system says of itself. */
+  readonly attributes?: Attributes;
+  /** This device's own folder. Without it updates and models live in memory only. */
+  readonly dataDir?: string;
+  /** Where each sent update is written down as well. */
+  readonly auditDir?: string;
+  readonly onEvent?: (event: ReportedEvent) => void;
+  /** The world, for tests and simulations. */
+  readonly parts?: Partial<DeviceParts>;
+};
+
+export type DeviceParts = {
+  readonly clock: Clock;
+  readonly random: Random;
+  /** In place of `dataDir`. */
+  readonly disk: Disk;
+  /** In place of `auditDir`. */
+  readonly auditDisk: Disk;
+  readonly openLink: OpenLink;
+  readonly systemAttributes: () => Promise<Attributes>;
+};
+
+export type Device = {
+  /** Connects, and stays connected until `close`. An update held from an earlier run goes first. */
+  start(): Promise<void>;
+  /** Aborts what is under way. A held update stays in the slot for the next start. */
+  close(): Promise<void>;
+  /** The last good model: published, or trained from. */
+  model(): Model | undefined;
+  /** Answers with the last good model and the trainer's `predict`; needs no connection. */
+  predict(input: unknown): Promise<Verdict<{ readonly output: unknown }, "unknown-model">>;
+};
+
+/**
+ * Opens a device on what it kept: `model` and `predict` work at once, without a connection.
+ * Everything it consists of is put together here, in the order in which a round runs through it.
+ */
+export async function createDevice(options: DeviceOptions): Promise<Device> {
+  const { device, site, trainer } = options;
+  const { clock, random, disk, auditDisk, openLink, measure } = partsOf(options);
+  const report = (event: DeviceEvent): void => options.onEvent?.({ ...event, device });
+  const storageFailed = (what: string, message: string): void =>
+    report({ level: "error", name: "storage-failed", what, message });
+
+  let link: DeviceLink | undefined;
+  const publish: DeviceLink["publish"] = (kind, header, payload) =>
+    link?.publish(kind, header, payload) ?? Promise.reject(new Error("not started"));
+  // A message that may be lost: whoever waits for its answer sends it again.
+  const send: Send = (kind, header) => void publish(kind, header).catch(() => {});
+
+  const models = await openModels(disk, storageFailed);
+  const machine = createMachine(clock, () => performer);
+  const { dispatch } = machine;
+  const fetcher = createFetcher({
+    models,
+    clock,
+    random,
+    report,
+    request: (header) => send("fetch", header),
+    onFetched: (digest) => dispatch({ on: "fetched", digest }),
+    onFailed: (digest, code, message) => dispatch({ on: "fetch-failed", digest, code, message }),
+  });
+  const runner = createTaskRunner({ device, trainer, models, clock, report, onEnd: dispatch });
+  const slot = openSlot(disk, device);
+  const audit = openAudit(auditDisk, device);
+  const sender = createChunkSender({
+    publish: (header, payload) => publish("chunk", header, payload),
+    onProgress: (round) => dispatch({ on: "progress", round }),
+    onSent: (round) => dispatch({ on: "sent", round }),
+  });
+  const acting = { fetcher, runner, slot, audit, sender, send, clock, random, report, dispatch };
+  const performer = createPerformer(acting);
+  const onMessage = createReceiver({ fetcher, clock, send, report, dispatch });
+
+  const restore = async (): Promise<string | undefined> => {
+    const read = await slot.read();
+    if (!read.ok) storageFailed("slot", read.message);
+    if (!read.ok || read.update === undefined) return undefined;
+    await audit.sent(read.update, true);
+    dispatch({ on: "restored", update: read.update });
+    return read.update.begin.round;
+  };
+
+  return {
+    async start() {
+      const held = await restore();
+      const model = models.good()?.id;
+      const kept = { ...(model && { model }), ...(held && { held }) };
+      report({ level: "info", name: "started", ...kept });
+      const attributes = await announcedAttributes(clock, measure, options.attributes);
+      if (machine.closed()) return;
+      const hello = () => ({ sdk: SDK, attributes });
+      link = openLink({
+        ...{ url: options.gateway, site, device, clock, random, hello, onMessage },
+        ...announceLink(report, (online) => {
+          fetcher.setOnline(online);
+          dispatch({ on: online ? "link-up" : "link-down" });
+        }),
+      });
+    },
+    async close() {
+      if (machine.closed()) return;
+      machine.close();
+      performer.close();
+      sender.stop();
+      fetcher.abort();
+      await link?.close();
+      await runner.close();
+      await Promise.all([slot.settled(), models.settled()]);
+      report({ level: "info", name: "stopped" });
+    },
+    model() {
+      const good = models.good();
+      return good && viewModel(good);
+    },
+    predict: (input) => predict(models, trainer, input),
+  };
+}
+
+function announceLink(
+  report: (event: DeviceEvent) => void,
+  setOnline: (online: boolean) => void,
+): Pick<LinkOptions, "onUp" | "onDown" | "onUnreadable"> {
+  return {
+    onUp({ gateway }) {
+      report({ level: "info", name: "link-up", gateway });
+      setOnline(true);
+    },
+    onDown(reason, retryMs) {
+      report({ level: "warn", name: "link-down", reason, retryMs });
+      setOnline(false);
+    },
+    onUnreadable: (kind, code, message) =>
+      report({ level: "warn", name: "message-refused", kind, code, message }),
+  };
+}
+
+function partsOf({ parts = {}, dataDir, auditDir }: DeviceOptions) {
+  const diskAt = (dir: string | undefined): Disk | undefined =>
+    dir === undefined ? undefined : nodeDisk(dir);
+  return {
+    clock: parts.clock ?? systemClock(),
+    random: parts.random ?? systemRandom(),
+    disk: parts.disk ?? diskAt(dataDir),
+    auditDisk: parts.auditDisk ?? diskAt(auditDir),
+    openLink: parts.openLink ?? openMqttLink,
+    measure: parts.systemAttributes ?? systemAttributes,
+  };
+}
+
+/** Holds the machine's state. Inputs are taken one by one: an effect may bring the next input before its step has ended. */
+function createMachine(clock: Clock, performer: () => Performer) {
+  const inputs: Input[] = [];
+  let state = initialState;
+  let stepping = false;
+  let closed = false;
+  return {
+    dispatch(input: Input): void {
+      inputs.push(input);
+      if (stepping) return;
+      stepping = true;
+      for (let next = inputs.shift(); next !== undefined; next = inputs.shift()) {
+        if (closed) continue;
+        const result = step(state, next, clock.monotonicMs());
+        state = result.state;
+        for (const effect of result.effects) performer().perform(effect);
+      }
+      stepping = false;
+    },
+    close(): void {
+      closed = true;
+    },
+    closed: () => closed,
+  };
+}
+
+async function predict(
+  models: Models,
+  trainer: Trainer,
+  input: unknown,
+): Promise<Verdict<{ readonly output: unknown }, "unknown-model">> {
+  const good = models.good();
+  if (good === undefined) {
+    const message = "no model is kept yet: the device gets its first when it has been connected";
+    return refuse("unknown-model", message);
+  }
+  if (trainer.predict === undefined)
+    return refuse("unknown-model", "the trainer has no predict: it does not say how to answer");
+  return { ok: true, output: await trainer.predict(viewModel(good), input) };
+}

@@ -1,0 +1,236 @@
+import { type Layout, sameLayout, tensorLength } from "@tributary/proto/algebra/layout.js";
+import { sha256 } from "@tributary/proto/host/digest.js";
+import type { AppendFile, Disk } from "@tributary/proto/host/disk.js";
+import { digestSchema, modelIdSchema } from "@tributary/proto/wire/ids.js";
+import { chunkCount, chunkLength, verifyChunk } from "@tributary/proto/wire/manifest.js";
+import type { Manifest } from "@tributary/proto/wire/plan.js";
+import { decodeSafetensors } from "@tributary/proto/wire/safetensors.js";
+import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { z } from "zod";
+import { limits } from "./limits.js";
+import type { Model } from "./trainer.js";
+
+/** A decoded model file. */
+export type StoredModel = {
+  readonly id: string;
+  readonly digest: string;
+  readonly layout: Layout;
+  /** Every value, flat, in layout order. */
+  readonly values: Float32Array;
+};
+
+/**
+ * The models a device keeps: the last good one, with which it predicts offline, and one more, such
+ * as the candidate of an evaluation that may be published next. With a disk they are files, and
+ * outlive the process; without one they live in memory.
+ */
+export type Models = {
+  /** The last model that was published or trained from. */
+  good(): StoredModel | undefined;
+  /** A model that is kept, by the digest of its file. */
+  load(digest: string): Promise<StoredModel | undefined>;
+  markGood(digest: string): void;
+  /**
+   * Checks and keeps a model file whose bytes are the manifest's. The disk is written in the
+   * background, as nothing is promised of a model; a failure is reported, and memory still has it.
+   */
+  keep(
+    manifest: Manifest,
+    layout: Layout,
+    bytes: Uint8Array,
+    good: boolean,
+  ): Verdict<{ readonly model: StoredModel }, "model-malformed" | "wrong-shape">;
+  /** What an earlier, broken transfer of this file left, to go on with. */
+  openHeld(manifest: Manifest): Promise<HeldChunks>;
+  /** Resolves when nothing is being written. */
+  settled(): Promise<void>;
+};
+
+/** The verified chunks of a file whose transfer is not complete; without a disk, none. */
+export type HeldChunks = {
+  /** Whole chunks from the start of the file. */
+  readonly bytes: Uint8Array;
+  /** Adds verified bytes, written in the background: what a crash loses is fetched again. */
+  extend(bytes: Uint8Array): void;
+  close(): void;
+};
+
+const INDEX = "models.json";
+
+const indexSchema = z.strictObject({
+  version: z.literal(1),
+  /** Oldest first. */
+  models: z.array(z.strictObject({ id: modelIdSchema, digest: digestSchema })).max(limits.models),
+  /** Digest of the last good model. */
+  good: digestSchema.optional(),
+});
+
+type Entry = { readonly id: string; readonly digest: string; readonly decoded?: StoredModel };
+
+export async function openModels(
+  disk: Disk | undefined,
+  onFailure: (what: string, message: string) => void,
+): Promise<Models> {
+  let { entries, good } = await readIndex(disk, onFailure);
+
+  const find = (digest: string): Entry | undefined =>
+    entries.find((entry) => entry.digest === digest);
+
+  const decode = async (entry: Entry): Promise<StoredModel | undefined> => {
+    if (entry.decoded !== undefined) return entry.decoded;
+    const bytes = await readIfThere(disk, modelFile(entry.digest));
+    const file = bytes && sha256(bytes) === entry.digest ? decodeSafetensors(bytes) : undefined;
+    if (!file?.ok) {
+      onFailure("model", `the file of ${entry.id} is missing or damaged`);
+      entries = entries.filter((other) => other !== entry);
+      return undefined;
+    }
+    const { layout, values } = file;
+    const decoded = { id: entry.id, digest: entry.digest, layout, values };
+    entries = entries.map((other) => (other === entry ? { ...entry, decoded } : other));
+    return decoded;
+  };
+
+  /** Disk work in the order in which it came up; a failure is reported and the next goes on. */
+  let work: Promise<void> = Promise.resolve();
+  const onDisk = (what: string, run: (disk: Disk) => Promise<void>): Promise<void> => {
+    if (disk === undefined) return work;
+    work = work
+      .then(() => run(disk))
+      .catch((cause: unknown) =>
+        onFailure(what, cause instanceof Error ? cause.message : String(cause)),
+      );
+    return work;
+  };
+
+  const writeIndex = async (to: Disk): Promise<void> => {
+    const models = entries.map(({ id, digest }) => ({ id, digest }));
+    const text = JSON.stringify({ version: 1, models, ...(good === undefined ? {} : { good }) });
+    await to.writeFileAtomic(INDEX, [new TextEncoder().encode(`${text}\n`)]);
+  };
+
+  /** Takes out the oldest that is not the last good one, until the bound holds. */
+  const prune = (): readonly Entry[] => {
+    const removed: Entry[] = [];
+    while (entries.length > limits.models) {
+      const oldest = entries.find((entry) => entry.digest !== good);
+      if (oldest === undefined) break;
+      entries = entries.filter((entry) => entry !== oldest);
+      removed.push(oldest);
+    }
+    return removed;
+  };
+
+  const goodEntry = good === undefined ? undefined : find(good);
+  if (goodEntry !== undefined && (await decode(goodEntry)) === undefined) good = undefined;
+
+  return {
+    good: () => (good === undefined ? undefined : find(good)?.decoded),
+    async load(digest) {
+      const entry = find(digest);
+      return entry && decode(entry);
+    },
+    markGood(digest) {
+      if (good === digest) return;
+      good = digest;
+      void onDisk("model index", writeIndex);
+    },
+    keep(manifest, layout, bytes, isGood) {
+      const file = decodeSafetensors(bytes);
+      if (!file.ok) return file;
+      const { model: id, digest } = manifest;
+      if (!sameLayout(file.layout, layout))
+        return refuse("wrong-shape", `the file of ${id} has another layout than the plan`);
+      const decoded = { id, digest, layout: file.layout, values: file.values };
+      entries = [...entries.filter((entry) => entry.digest !== digest), { id, digest, decoded }];
+      if (isGood) good = digest;
+      const removed = prune();
+      void onDisk("model", async (to) => {
+        await to.writeFileAtomic(modelFile(digest), [bytes]);
+        await writeIndex(to);
+        for (const entry of removed) await to.remove(modelFile(entry.digest));
+        if (await to.exists(heldFile(digest))) await to.remove(heldFile(digest));
+      });
+      return { ok: true, model: decoded };
+    },
+    async openHeld(manifest) {
+      let bytes: Uint8Array = new Uint8Array(0);
+      let file: AppendFile | undefined;
+      await onDisk("held chunks", async (from) => {
+        bytes = await readHeld(from, manifest);
+      });
+      return {
+        bytes,
+        extend(more) {
+          void onDisk("held chunks", async (to) => {
+            file ??= await to.openAppend(heldFile(manifest.digest));
+            await file.append([more]);
+          });
+        },
+        close() {
+          void onDisk("held chunks", async () => file?.close());
+        },
+      };
+    },
+    settled: () => work,
+  };
+}
+
+/** A trainer's view of a stored model: nothing is copied. */
+export function viewModel({ id, digest, layout, values }: StoredModel): Model {
+  const tensors = new Map<string, { shape: readonly number[]; values: Float32Array }>();
+  let start = 0;
+  for (const spec of layout) {
+    const end = start + tensorLength(spec);
+    tensors.set(spec.name, { shape: spec.shape, values: values.subarray(start, end) });
+    start = end;
+  }
+  return { id, digest, tensors };
+}
+
+function modelFile(digest: string): string {
+  return `${digest}.safetensors`;
+}
+
+function heldFile(digest: string): string {
+  return `${digest}.part`;
+}
+
+async function readIfThere(disk: Disk | undefined, path: string): Promise<Uint8Array | undefined> {
+  return disk !== undefined && (await disk.exists(path)) ? disk.readFile(path) : undefined;
+}
+
+async function readIndex(
+  disk: Disk | undefined,
+  onFailure: (what: string, message: string) => void,
+): Promise<{ entries: readonly Entry[]; good: string | undefined }> {
+  const bytes = await readIfThere(disk, INDEX);
+  if (bytes === undefined) return { entries: [], good: undefined };
+  try {
+    const index = indexSchema.parse(JSON.parse(new TextDecoder().decode(bytes)));
+    return { entries: index.models, good: index.good };
+  } catch {
+    // Models can be fetched again; a device that does not start cannot.
+    onFailure("model index", `${INDEX} is damaged or of a newer version; models are fetched anew`);
+    return { entries: [], good: undefined };
+  }
+}
+
+/** Reads the held chunks, and cuts off what does not verify, so that appending goes on behind it. */
+async function readHeld(disk: Disk, manifest: Manifest): Promise<Uint8Array> {
+  const file = heldFile(manifest.digest);
+  // Other broken transfers will not go on: their models are no longer asked for.
+  for (const name of await disk.list("."))
+    if (name.endsWith(".part") && name !== file) await disk.remove(name);
+  const bytes = await readIfThere(disk, file);
+  if (bytes === undefined) return new Uint8Array(0);
+  let good = 0;
+  for (let index = 0; index < chunkCount(manifest); index++) {
+    const chunk = bytes.subarray(good, good + chunkLength(manifest, index));
+    if (!verifyChunk(manifest, good, chunk, sha256).ok) break;
+    good += chunk.length;
+  }
+  const held = bytes.subarray(0, good);
+  if (good !== bytes.length) await disk.writeFileAtomic(file, [held]);
+  return held;
+}

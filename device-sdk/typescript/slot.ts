@@ -1,0 +1,100 @@
+import type { Disk } from "@tributary/proto/host/disk.js";
+import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
+import { beginSchema } from "@tributary/proto/wire/device-link.js";
+import { limits as wire } from "@tributary/proto/wire/limits.js";
+import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { z } from "zod";
+import { type Update, updateDigest } from "./update.js";
+
+/**
+ * The one update a device holds: the device's only queue. Written whole, durably and atomically
+ * before the first `begin`, so that after a crash it is either the update or nothing.
+ *
+ *     bytes 0-3   header length in bytes, unsigned, big-endian
+ *     header      CBOR: version, device, task, begin, fractionBits, lengths
+ *     payload     the bytes of the update's chunks
+ *
+ * `begin.digest` covers all that is sent, so a damaged file is noticed when it is read.
+ */
+export type Slot = {
+  /** The held update; a refusal when the file is damaged, another device's, or of a newer version. */
+  read(): Promise<Verdict<{ readonly update: Update | undefined }, "storage-failed">>;
+  /** Resolves when the update is durable. Rejects when the disk does not take it. */
+  write(update: Update): Promise<void>;
+  /** Empties the slot; without a disk, and when it is empty, there is nothing to do. */
+  clear(): Promise<void>;
+  /** Resolves when nothing is being written or cleared. */
+  settled(): Promise<void>;
+};
+
+const VERSION = 1;
+const PREFIX_BYTES = 4;
+const FILE = "slot";
+
+const headerSchema = z.strictObject({
+  version: z.literal(VERSION),
+  device: z.string(),
+  task: z.enum(["train", "evaluate"]),
+  begin: beginSchema,
+  fractionBits: z.array(z.number()),
+  lengths: z.array(z.number()),
+});
+
+/** Without a disk the slot holds nothing by itself: the update lives in memory, as long as the process. */
+export function openSlot(disk: Disk | undefined, device: string): Slot {
+  let last: Promise<unknown> = Promise.resolve();
+  /** One at a time, in order: a clear must not overtake the write of the next update. */
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const turn = last.then(work, work);
+    last = turn.catch(() => {});
+    return turn;
+  };
+
+  return {
+    async read() {
+      if (disk === undefined || !(await disk.exists(FILE))) return { ok: true, update: undefined };
+      return decodeSlot(device, await disk.readFile(FILE));
+    },
+    write: (update) =>
+      inTurn(async () => {
+        await disk?.writeFileAtomic(FILE, encodeSlot(device, update));
+      }),
+    clear: () =>
+      inTurn(async () => {
+        await disk?.remove(FILE);
+      }),
+    settled: () => inTurn(() => Promise.resolve()),
+  };
+}
+
+function encodeSlot(device: string, update: Update): readonly Uint8Array[] {
+  const { task, begin, fractionBits, lengths, payload } = update;
+  const header = encodeCbor({ version: VERSION, device, task, begin, fractionBits, lengths });
+  const prefix = new Uint8Array(PREFIX_BYTES);
+  new DataView(prefix.buffer).setUint32(0, header.length);
+  return [prefix, header, payload];
+}
+
+function decodeSlot(
+  device: string,
+  bytes: Uint8Array,
+): Verdict<{ readonly update: Update }, "storage-failed"> {
+  const bad = (what: string) => refuse("storage-failed", `the file ${FILE} ${what}`);
+  if (bytes.length < PREFIX_BYTES) return bad("is cut short");
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const payloadAt = PREFIX_BYTES + view.getUint32(0);
+  if (payloadAt > bytes.length) return bad("is cut short");
+  const cbor = decodeCbor(bytes.subarray(PREFIX_BYTES, payloadAt), {
+    depth: wire.headerDepth,
+    items: wire.headerItems,
+  });
+  if (!cbor.ok) return bad(`is damaged: ${cbor.message}`);
+  const header = headerSchema.safeParse(cbor.value);
+  if (!header.success) return bad("has a header that this version does not read");
+  if (header.data.device !== device) return bad(`holds an update of ${header.data.device}`);
+  const { task, begin, fractionBits, lengths } = header.data;
+  const payload = bytes.subarray(payloadAt);
+  if (payload.length !== begin.bytes || updateDigest(device, begin, payload) !== begin.digest)
+    return bad("is damaged: its bytes do not have its digest");
+  return { ok: true, update: { task, begin, fractionBits, lengths, payload } };
+}
