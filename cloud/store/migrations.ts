@@ -1,0 +1,157 @@
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import type { Sql } from "./sql.js";
+
+/**
+ * Ids compare by code unit (COLLATE "C"), so that lists have one order on every server.
+ * The schema, step by step: entry i leads from version i to i + 1. An entry that was released never
+ * changes; what is new is a further entry.
+ */
+const migrations: readonly (readonly string[])[] = [
+  [
+    `CREATE TABLE sessions (
+      id text COLLATE "C" PRIMARY KEY,
+      params jsonb NOT NULL,
+      state text NOT NULL,
+      reason text,
+      head text NOT NULL,
+      next_round integer NOT NULL,
+      failed_rounds integer NOT NULL,
+      evaluated text,
+      created_at_ms bigint NOT NULL,
+      updated_at_ms bigint NOT NULL)`,
+    `CREATE TABLE rounds (
+      id text COLLATE "C" PRIMARY KEY,
+      session text COLLATE "C" NOT NULL REFERENCES sessions,
+      number integer NOT NULL,
+      task text NOT NULL,
+      base text NOT NULL,
+      state text NOT NULL,
+      rule text,
+      model text,
+      sites integer NOT NULL,
+      roster integer NOT NULL,
+      partials integer NOT NULL,
+      merged integer NOT NULL,
+      expired integer NOT NULL,
+      opened_at_ms bigint NOT NULL,
+      closed_at_ms bigint,
+      plan bytea NOT NULL,
+      rosters jsonb NOT NULL,
+      UNIQUE (session, number))`,
+    "CREATE INDEX rounds_open ON rounds (session, number) WHERE state = 'open'",
+    `CREATE TABLE models (
+      sequence bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
+      id text COLLATE "C" PRIMARY KEY,
+      digest text NOT NULL,
+      bytes bigint NOT NULL,
+      parameters bigint NOT NULL,
+      parent text COLLATE "C" REFERENCES models,
+      session text COLLATE "C",
+      round text,
+      state text NOT NULL,
+      weight bigint NOT NULL,
+      contributors integer NOT NULL,
+      metrics jsonb NOT NULL,
+      sum_digest text,
+      fraction_bits jsonb,
+      created_at_ms bigint NOT NULL)`,
+    "CREATE INDEX models_session ON models (session, sequence)",
+    "CREATE INDEX models_digest ON models (digest)",
+    `CREATE TABLE contributions (
+      session text COLLATE "C" NOT NULL,
+      round integer NOT NULL,
+      device text COLLATE "C" NOT NULL,
+      gateway text NOT NULL,
+      samples bigint NOT NULL,
+      outcome text NOT NULL,
+      rule text,
+      model text,
+      PRIMARY KEY (session, round, device))`,
+    `CREATE TABLE partials (
+      gateway text NOT NULL,
+      incarnation text NOT NULL,
+      sequence bigint NOT NULL,
+      digest text NOT NULL,
+      round text NOT NULL,
+      bytes bigint NOT NULL,
+      weight bigint NOT NULL,
+      contributors integer NOT NULL,
+      outcome text NOT NULL,
+      rule text,
+      received_at_ms bigint NOT NULL,
+      PRIMARY KEY (gateway, incarnation, sequence))`,
+    `CREATE TABLE evaluations (
+      sequence bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
+      round text PRIMARY KEY,
+      session text COLLATE "C" NOT NULL,
+      model text NOT NULL,
+      against text,
+      passed boolean NOT NULL,
+      weight bigint NOT NULL,
+      contributors integer NOT NULL,
+      metrics jsonb NOT NULL,
+      at_ms bigint NOT NULL)`,
+    "CREATE INDEX evaluations_session ON evaluations (session, sequence)",
+    "CREATE INDEX evaluations_model ON evaluations (model, sequence)",
+    `CREATE TABLE gateways (
+      id text COLLATE "C" PRIMARY KEY,
+      site text NOT NULL,
+      incarnation text NOT NULL,
+      software_version text NOT NULL,
+      attached boolean NOT NULL,
+      connected_devices integer NOT NULL,
+      outbox_partials integer NOT NULL,
+      outbox_bytes bigint NOT NULL,
+      oldest_age_ms bigint NOT NULL,
+      free_disk_bytes bigint NOT NULL,
+      refusals jsonb NOT NULL,
+      duplicates_dropped bigint NOT NULL,
+      first_seen_ms bigint NOT NULL,
+      last_seen_ms bigint NOT NULL)`,
+    `CREATE TABLE devices (
+      id text COLLATE "C" PRIMARY KEY,
+      site text NOT NULL,
+      gateway text NOT NULL,
+      sdk text NOT NULL,
+      attributes jsonb NOT NULL,
+      connected boolean NOT NULL,
+      first_seen_ms bigint NOT NULL,
+      last_seen_ms bigint NOT NULL)`,
+    "CREATE INDEX devices_gateway ON devices (gateway, id)",
+    "CREATE INDEX devices_site ON devices (site, id)",
+    `CREATE TABLE events (
+      sequence bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+      at_ms bigint NOT NULL,
+      level text NOT NULL,
+      name text NOT NULL,
+      fields jsonb NOT NULL)`,
+  ],
+];
+
+/** The schema that this build writes. */
+export const SCHEMA_VERSION = migrations.length;
+
+/**
+ * Brings the schema to this build's version, each step in a transaction of its own. A schema that
+ * a newer build wrote is refused: `store-version`.
+ */
+export async function migrate(sql: Sql): Promise<void> {
+  await sql.write("durable", (query) =>
+    query(`CREATE TABLE IF NOT EXISTS schema_versions (
+      version integer PRIMARY KEY,
+      applied_at timestamptz NOT NULL DEFAULT now())`),
+  );
+  const [row] = await sql.read("SELECT coalesce(max(version), 0) AS version FROM schema_versions");
+  const found = Number(row?.version);
+  if (found > SCHEMA_VERSION)
+    throw new TributaryError(
+      "store-version",
+      `the store has schema version ${found}; this build knows up to ${SCHEMA_VERSION}: use the build that wrote it, or a newer one`,
+    );
+  for (const [index, statements] of migrations.slice(found).entries()) {
+    await sql.write("durable", async (query) => {
+      for (const statement of statements) await query(statement);
+      await query("INSERT INTO schema_versions (version) VALUES ($1)", [found + index + 1]);
+    });
+  }
+}

@@ -1,0 +1,45 @@
+import { contributionQueries } from "./contributions.js";
+import { openEmbedded } from "./embedded.js";
+import { fleetQueries } from "./fleet.js";
+import { migrate } from "./migrations.js";
+import { modelQueries } from "./models.js";
+import { roundQueries } from "./rounds.js";
+import { openServer } from "./server.js";
+import { sessionQueries } from "./sessions.js";
+import type { Sql } from "./sql.js";
+import type { Store } from "./store.js";
+
+/**
+ * Opens the store: on a PostgreSQL server where `url` names one, else embedded in `<dataDir>/pg`.
+ * Brings its schema to this build's version. Failures: `store-version`, `store-unreachable`,
+ * `store-in-use`, `store-failed`.
+ */
+export async function openStore(place: {
+  readonly dataDir: string;
+  readonly url?: string | undefined;
+}): Promise<Store> {
+  const sql =
+    place.url === undefined ? await openEmbedded(place.dataDir) : await openServer(place.url);
+  return createStore(sql);
+}
+
+/** The store over an open driver, which it closes, also when the schema cannot be used. */
+export async function createStore(sql: Sql): Promise<Store> {
+  try {
+    await migrate(sql);
+  } catch (error) {
+    await sql.close();
+    throw error;
+  }
+  return {
+    ...sessionQueries(sql),
+    ...roundQueries(sql),
+    ...modelQueries(sql),
+    ...contributionQueries(sql),
+    ...fleetQueries(sql),
+    async ping() {
+      await sql.read("SELECT 1");
+    },
+    close: () => sql.close(),
+  };
+}

@@ -1,0 +1,87 @@
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { updateDecision } from "./models.js";
+import type { OpenRound, RoundRow } from "./rows.js";
+import { updateProgress } from "./sessions.js";
+import { askFor, sliceOf } from "./slice.js";
+import type { Query, Sql } from "./sql.js";
+import type { RoundEnd, Store } from "./store.js";
+import { columnsOf, fromRow, insertRows } from "./tables.js";
+
+const allColumns = columnsOf("rounds");
+/** Without what only a restart needs, and which is large. */
+const columns = columnsOf("rounds", ["plan", "rosters"]);
+
+type RoundQueries = Pick<Store, "openRound" | "endRound" | "round" | "openRounds" | "listRounds">;
+
+export function roundQueries({ read, write }: Sql): RoundQueries {
+  return {
+    openRound: (round) =>
+      write("durable", async (query) => {
+        await insertRows(query, "rounds", [round]);
+        await query(
+          `UPDATE sessions SET next_round = greatest(next_round, $2), updated_at_ms = $3 WHERE id = $1`,
+          [round.session, round.number + 1, round.openedAtMs],
+        );
+      }),
+    endRound: (end) => write("durable", (query) => endRound(query, end)),
+    async round(id) {
+      const [row] = await read(`SELECT ${columns} FROM rounds WHERE id = $1`, [id]);
+      return row && fromRow<RoundRow>(row);
+    },
+    async openRounds(session) {
+      const rows = await read(
+        `SELECT ${allColumns} FROM rounds WHERE session = $1 AND state = 'open' ORDER BY number`,
+        [session],
+      );
+      return rows.map(fromRow<OpenRound>);
+    },
+    async listRounds(session, { after, limit }) {
+      const rows = await read(
+        `SELECT ${columns} FROM rounds WHERE session = $1 AND ($2::integer IS NULL OR number < $2)
+         ORDER BY number DESC LIMIT $3`,
+        [session, after ?? null, askFor(limit)],
+      );
+      return sliceOf(
+        rows.map(fromRow<RoundRow>),
+        limit,
+        ({ number }) => number,
+        (row) => row,
+      );
+    },
+  };
+}
+
+/**
+ * The round's row goes first: of two calls that end the same round, the second finds it ended and
+ * writes nothing. Contributions and Partials are inserted strictly, so that one that is recorded
+ * already undoes the whole transaction rather than be counted twice.
+ */
+async function endRound(query: Query, end: RoundEnd): Promise<boolean> {
+  const merged = end.contributions.filter(({ outcome }) => outcome === "model").length;
+  const [ended] = await query(
+    `UPDATE rounds SET state = $2, rule = $3, closed_at_ms = $4, model = $5, partials = $6,
+       merged = $7, expired = expired + $8 WHERE id = $1 AND state = 'open' RETURNING session`,
+    [
+      end.round,
+      end.state,
+      end.rule,
+      end.closedAtMs,
+      end.model?.id ?? null,
+      end.partials.length,
+      merged,
+      end.contributions.length - merged,
+    ],
+  );
+  if (ended === undefined) {
+    const known = await query("SELECT 1 FROM rounds WHERE id = $1", [end.round]);
+    if (known.length > 0) return false;
+    throw new TributaryError("store-unknown", `the store has no round ${end.round}`);
+  }
+  if (end.model !== undefined) await insertRows(query, "models", [end.model]);
+  for (const decision of end.decided ?? []) await updateDecision(query, decision);
+  await insertRows(query, "partials", end.partials);
+  await insertRows(query, "contributions", end.contributions);
+  if (end.evaluation !== undefined) await insertRows(query, "evaluations", [end.evaluation]);
+  await updateProgress(query, String(ended.session), end.progress, end.closedAtMs);
+  return true;
+}
