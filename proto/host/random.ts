@@ -5,7 +5,10 @@ export interface Random {
   next(): number;
   /** `count` random bytes. */
   bytes(count: number): Uint8Array;
-  /** `length` characters of `a-z 2-7` (base32, RFC 4648, lower case): 5 bits each. */
+  /**
+   * `length` characters of `a-z 2-7` (base32, RFC 4648, lower case), 5 random bits each; the first
+   * is of `a-p`, 4 bits, so that an id never reads as a number in YAML or on a command line.
+   */
   id(length: number): string;
 }
 
@@ -22,7 +25,10 @@ function fromBytes(bytes: (count: number) => Uint8Array): Random {
       return (high * 2 ** 26 + low) / 2 ** 53;
     },
     bytes,
-    id: (length) => Array.from(bytes(length), (byte) => ALPHABET.charAt(byte & 31)).join(""),
+    id: (length) =>
+      Array.from(bytes(length), (byte, at) => ALPHABET.charAt(byte & (at === 0 ? 15 : 31))).join(
+        "",
+      ),
   };
 }
 
