@@ -1,0 +1,77 @@
+import { idSchema } from "@tributary/proto/wire/ids.js";
+import { z } from "zod";
+
+const MIB = 1024 * 1024;
+
+/** Addresses that only this machine reaches. `localhost` resolves to them by RFC 6761, 6.3. */
+const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
+
+const listenSchema = z
+  .strictObject({
+    host: z
+      .string()
+      .regex(loopback, {
+        message:
+          "must be a loopback address: devices are not authenticated yet, so the broker may not be reachable from a network",
+      })
+      .default("127.0.0.1"),
+    /** 0 picks a free port. */
+    port: z.number().int().min(0).max(65_535).default(1883),
+  })
+  .prefault({});
+
+const reconnectSchema = z
+  .strictObject({
+    /** The first wait after a lost uplink, in milliseconds; it doubles, with jitter. */
+    baseMs: z.number().int().min(10).max(60_000).default(200),
+    capMs: z.number().int().min(10).max(600_000).default(10_000),
+  })
+  .refine((r) => r.baseMs <= r.capMs, { message: "baseMs must not be larger than capMs" })
+  .prefault({});
+
+/** What an operator may set of a gateway. Sizes in bytes, times in milliseconds. */
+export const configSchema = z
+  .strictObject({
+    site: idSchema,
+    gateway: idSchema,
+    /** Everything the gateway keeps. One gateway process at a time. */
+    dataDir: z.string().min(1),
+    listen: listenSchema,
+    /** host:port of the cloud, or of a gateway above this one. */
+    upstream: z.string().regex(/^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, {
+      message: "must be host:port",
+    }),
+    /** Updates received at a time; each holds one buffer of an update's size. */
+    uploadSlots: z.number().int().min(1).max(64).default(4),
+    modelCacheBytes: z
+      .number()
+      .int()
+      .min(1 * MIB)
+      .default(2048 * MIB),
+    /** Journals of open rounds and the outbox. At the budget updates are refused, and kept by devices. */
+    budgetBytes: z
+      .number()
+      .int()
+      .min(1 * MIB)
+      .default(4096 * MIB),
+    /** Free space of the disk that is left to others. */
+    reserveDiskBytes: z
+      .number()
+      .int()
+      .min(0)
+      .default(256 * MIB),
+    /** An upload that does not move for so long loses its slot. */
+    uploadIdleMs: z.number().int().min(100).max(600_000).default(15_000),
+    /** What a device is told to wait after a refusal that may pass. */
+    retryAfterMs: z.number().int().min(0).max(600_000).default(1_000),
+    /** How long a round waits for roster devices that are not connected when it opens. */
+    absentGraceMs: z.number().int().min(0).max(600_000).default(5_000),
+    reconnect: reconnectSchema,
+    log: z.enum(["text", "json"]).default("text"),
+  })
+  .refine((c) => c.absentGraceMs === 0 || c.absentGraceMs >= c.reconnect.baseMs, {
+    message: "absentGraceMs must be 0 or at least reconnect.baseMs",
+    path: ["absentGraceMs"],
+  });
+
+export type GatewayConfig = z.infer<typeof configSchema>;

@@ -1,0 +1,239 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import type { Heartbeat } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
+import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
+import { acquireLock } from "@tributary/proto/host/lock.js";
+import { type Random, systemRandom } from "@tributary/proto/host/random.js";
+import { loadKernel } from "@tributary/proto/host/wasm.js";
+import type { Kernel } from "@tributary/proto/kernel/kernel.js";
+import { type BrokerOptions, createBroker, type DeviceLink } from "./broker.js";
+import type { GatewayConfig } from "./config.js";
+import { createDeviceRegistry } from "./devices.js";
+import type { GatewayEvents } from "./events.js";
+import { createInbound } from "./inbound.js";
+import { createIngest, type Ingest } from "./ingest.js";
+import { limits } from "./limits.js";
+import { type Models, openModels } from "./models.js";
+import { openOutbox } from "./outbox.js";
+import { createParts, type Parts } from "./parts.js";
+import { createPublications } from "./publications.js";
+import { createReplies } from "./replies.js";
+import { createRounds, type Rounds } from "./rounds.js";
+import { createShipping, type Shipping } from "./shipping.js";
+import { createStorage } from "./storage.js";
+import { openStore } from "./store.js";
+import { createUplink, type Uplink, type UplinkFacts } from "./uplink.js";
+import { createUpstream, type Upstream } from "./upstream.js";
+
+export type Gateway = {
+  /** The port on which the broker listens. */
+  readonly mqttPort: number;
+  readonly incarnation: string;
+  close(): Promise<void>;
+};
+
+/** Parts of the world that a test may put in place of the real ones. */
+export type GatewayParts = {
+  readonly clock: Clock;
+  readonly random: Random;
+  /** Files under `dataDir`. */
+  readonly disk: Disk;
+  readonly kernel: Kernel;
+  readonly upstream: Upstream;
+  readonly broker: (options: BrokerOptions) => Promise<DeviceLink>;
+};
+
+export type GatewayOptions = {
+  readonly config: GatewayConfig;
+  readonly softwareVersion: string;
+  readonly events: GatewayEvents;
+  readonly parts?: Partial<GatewayParts>;
+};
+
+/**
+ * Composes the pipeline: broker -> admit -> ingest -> combine -> outbox -> uplink. What stands
+ * further down is made first, as data flows into what is there.
+ */
+export async function createGateway(options: GatewayOptions): Promise<Gateway> {
+  const { config, events, parts = {} } = options;
+  const { gateway, site, dataDir, reconnect: backoff } = config;
+  const clock = parts.clock ?? systemClock();
+  const random = parts.random ?? systemRandom();
+  const disk = parts.disk ?? nodeDisk(dataDir);
+  const kernel = parts.kernel ?? loadKernel();
+
+  await mkdir(dataDir, { recursive: true });
+  const lock = await acquireLock(dataDir);
+  const teardown: (() => Promise<void> | void)[] = [() => lock.release()];
+  async function close(): Promise<void> {
+    for (const step of teardown.splice(0).reverse()) await step();
+  }
+
+  try {
+    const store = await openStore({
+      path: join(dataDir, "index"),
+      newIncarnation: () => random.id(16),
+      ledgerRounds: limits.ledgerRounds,
+    });
+    teardown.push(() => store.close());
+    const outbox = await openOutbox(disk, store, clock, events);
+
+    const upstream = parts.upstream ?? createUpstream(config.upstream, clock);
+    teardown.push(() => upstream.close());
+    // Made below; what is above them calls them only once all stand.
+    let uplink: Uplink | undefined;
+    let ingest: Ingest | undefined;
+    let modelParts: Parts | undefined;
+    const attached = () => uplink?.attached ?? false;
+
+    const shipping: Shipping = createShipping({
+      gateway,
+      incarnation: store.incarnation,
+      outbox,
+      upstream,
+      attached,
+      events,
+      clock,
+      random,
+      backoff,
+    });
+    teardown.push(() => shipping.close());
+
+    const models: Models = await openModels({
+      disk,
+      store,
+      upstream,
+      attached,
+      cacheBytes: config.modelCacheBytes,
+      onProgress: (digest) => modelParts?.progressed(digest),
+      events,
+      clock,
+      random,
+      backoff,
+    });
+    teardown.push(() => models.close());
+
+    const devices = createDeviceRegistry((change) => uplink?.deviceChanged(change));
+    const inbound = createInbound();
+    const link = await (parts.broker ?? createBroker)({
+      site,
+      handlers: inbound.handlers,
+    });
+    teardown.push(() => link.close());
+    const replies = createReplies(link, events, config.retryAfterMs);
+    const publications = await createPublications({ store, models, link, events });
+
+    const rounds: Rounds = await createRounds({
+      gateway,
+      absentGraceMs: config.absentGraceMs,
+      modelCacheBytes: config.modelCacheBytes,
+      disk,
+      store,
+      kernel,
+      outbox,
+      models,
+      link,
+      present: function* () {
+        for (const [device] of devices.list()) yield device;
+      },
+      uploading: () => ingest?.uploading ?? 0,
+      onSealing: (round) => ingest?.endRound(round),
+      onProgress: (progress) => uplink?.progress(progress),
+      onPartial: () => shipping.kick(),
+      onPlanRefused: (round, refusal) => uplink?.planRefused(round, refusal),
+      events,
+      clock,
+      random,
+    });
+    teardown.push(() => rounds.close());
+
+    const storage = await createStorage(
+      disk,
+      clock,
+      {
+        usedBytes: () => outbox.bytes + rounds.journalBytes,
+        promisedBytes: () => rounds.promisedBytes,
+        outboxPartials: () => outbox.count,
+      },
+      config,
+    );
+    ingest = createIngest({
+      gateway,
+      uploadSlots: config.uploadSlots,
+      uploadIdleMs: config.uploadIdleMs,
+      retryAfterMs: config.retryAfterMs,
+      rounds,
+      storage,
+      replies,
+      clock,
+    });
+    teardown.push(() => ingest?.close());
+    modelParts = createParts({ models, recover: publications.recover, link, replies, clock });
+    teardown.push(() => modelParts?.close());
+
+    const facts: UplinkFacts = {
+      hello: () => ({
+        gateway,
+        site,
+        incarnation: store.incarnation,
+        softwareVersion: options.softwareVersion,
+        rounds: [...rounds.openRounds(), ...outbox.rounds()],
+      }),
+      devices: () => devices.list(),
+      progress: () => rounds.progress(),
+      heartbeat() {
+        void storage.refresh();
+        const { refusals, duplicates } = replies.counts;
+        return {
+          connectedDevices: devices.count,
+          outboxPartials: outbox.count,
+          outboxBytes: BigInt(outbox.bytes),
+          oldestAgeMs: BigInt(Math.round(outbox.oldestAgeMs())),
+          freeDiskBytes: BigInt(storage.freeBytes),
+          refusals: Object.fromEntries([...refusals].map(([code, n]) => [code, BigInt(n)])),
+          duplicatesDropped: BigInt(duplicates),
+        } satisfies Omit<Heartbeat, "sequence">;
+      },
+    };
+    uplink = createUplink({
+      upstream,
+      facts,
+      handlers: {
+        onAttached() {
+          models.kick();
+          shipping.kick();
+        },
+        onRoundOpened: rounds.open,
+        onRoundClosed: rounds.closed,
+        onPublished: publications.published,
+      },
+      events,
+      clock,
+      random,
+      backoff,
+    });
+    teardown.push(() => uplink?.close());
+
+    inbound.connect({
+      welcome: { gateway, site, incarnation: store.incarnation },
+      link,
+      devices,
+      ingest,
+      parts: modelParts,
+      rounds,
+      publications,
+      replies,
+      events,
+    });
+    const port = await link.listen(config.listen.host, config.listen.port);
+    uplink.start();
+    const { incarnation } = store;
+    events({ level: "info", name: "gateway-started", gateway, site, incarnation, port });
+    teardown.push(() => events({ level: "info", name: "gateway-stopped", gateway }));
+    return { mqttPort: port, incarnation, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

@@ -1,0 +1,120 @@
+import { type Down, type Up, upSchemas } from "@tributary/proto/wire/device-link.js";
+import { decodeEnvelope, encodeEnvelope } from "@tributary/proto/wire/envelope.js";
+import { limits as wire } from "@tributary/proto/wire/limits.js";
+import type { UpKind } from "@tributary/proto/wire/topics.js";
+import { type Refusal, refuse } from "@tributary/proto/wire/verdict.js";
+import type { z } from "zod";
+import type { DeviceHandlers, DeviceLink } from "./broker.js";
+import type { DeviceRegistry } from "./devices.js";
+import type { GatewayEvents } from "./events.js";
+import type { Ingest } from "./ingest.js";
+import type { Parts } from "./parts.js";
+import type { Publications } from "./publications.js";
+import type { Replies } from "./replies.js";
+import type { Rounds } from "./rounds.js";
+
+/** Where a device's messages go. */
+export type Destinations = {
+  readonly welcome: Down<"welcome">;
+  readonly link: DeviceLink;
+  readonly devices: DeviceRegistry;
+  readonly ingest: Ingest;
+  readonly parts: Parts;
+  readonly rounds: Rounds;
+  readonly publications: Publications;
+  readonly replies: Replies;
+  readonly events: GatewayEvents;
+};
+
+/** Takes envelopes apart and hands each message to the part of the gateway that answers it. */
+export type Inbound = {
+  readonly handlers: DeviceHandlers;
+  /** Before it listens: what comes earlier is dropped. */
+  connect(destinations: Destinations): void;
+};
+
+export function createInbound(): Inbound {
+  let to: Destinations | undefined;
+
+  function hello(at: Destinations, device: string, header: Up<"hello">): void {
+    at.devices.join(device, { sdk: header.sdk, attributes: header.attributes });
+    at.link.send(device, "welcome", encodeEnvelope(at.welcome));
+    at.publications.greet(device);
+    at.rounds.deviceConnected(device);
+  }
+
+  function decline(at: Destinations, device: string, header: Up<"decline">): void {
+    const verdict = at.rounds.declined(device, header);
+    if (!verdict.ok) at.replies.refuse(device, "decline", verdict, { round: header.round });
+  }
+
+  /** Answers one message; the refusal of one that is no message of its kind. */
+  function handle(
+    at: Destinations,
+    device: string,
+    kind: UpKind,
+    bytes: Uint8Array,
+  ): Refusal | undefined {
+    switch (kind) {
+      case "hello": {
+        const message = open(upSchemas.hello, bytes);
+        return message.ok ? void hello(at, device, message.header) : message;
+      }
+      case "fetch": {
+        const message = open(upSchemas.fetch, bytes);
+        return message.ok ? void at.parts.fetch(device, message.header) : message;
+      }
+      case "begin": {
+        const message = open(upSchemas.begin, bytes);
+        return message.ok ? void at.ingest.begin(device, message.header) : message;
+      }
+      case "chunk": {
+        const message = decodeEnvelope(upSchemas.chunk, bytes, wire.upHeaderBytes);
+        if (!message.ok) return message;
+        return void at.ingest.chunk(device, message.header, message.payload);
+      }
+      case "decline": {
+        const message = open(upSchemas.decline, bytes);
+        return message.ok ? void decline(at, device, message.header) : message;
+      }
+    }
+  }
+
+  return {
+    handlers: {
+      onMessage(device, kind, bytes) {
+        if (to === undefined) return;
+        if (kind === undefined) {
+          const refusal = refuse("unknown-kind", "no message of that kind travels up");
+          return to.replies.refuse(device, "unknown", refusal);
+        }
+        const refusal = handle(to, device, kind, bytes);
+        if (refusal !== undefined) to.replies.refuse(device, kind, refusal);
+      },
+      onConnected(device) {
+        to?.events({ level: "debug", name: "device-connected", device });
+      },
+      onDisconnected(device) {
+        if (to === undefined) return;
+        to.events({ level: "debug", name: "device-disconnected", device });
+        to.devices.leave(device);
+        to.ingest.disconnected(device);
+        to.parts.disconnected(device);
+        to.rounds.deviceDisconnected(device);
+      },
+      onRefused(device, reason) {
+        to?.events({ level: "warn", name: "connection-refused", device, reason });
+      },
+    },
+    connect(destinations) {
+      to = destinations;
+    },
+  };
+}
+
+/** Reads an envelope of a kind that carries no payload. */
+function open<S extends z.ZodType>(schema: S, bytes: Uint8Array) {
+  const message = decodeEnvelope(schema, bytes, wire.upHeaderBytes);
+  if (!message.ok || message.payload.length === 0) return message;
+  return refuse("malformed", "a payload where none belongs");
+}

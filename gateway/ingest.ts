@@ -1,0 +1,335 @@
+import type { CheckRefusal } from "@tributary/proto/algebra/accumulator.js";
+import { bytesPerValue } from "@tributary/proto/algebra/grid.js";
+import type { Clock, Timer } from "@tributary/proto/host/clock.js";
+import { createHasher, type Hasher } from "@tributary/proto/host/digest.js";
+import type { Begin } from "@tributary/proto/wire/device-link.js";
+import type { Plan } from "@tributary/proto/wire/plan.js";
+import { updatePreimage } from "@tributary/proto/wire/update.js";
+import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import {
+  admitBegin,
+  type RoundFacts,
+  refuseChunk,
+  repeatOrConflict,
+  type StorageFacts,
+} from "./admit.js";
+import { limits } from "./limits.js";
+import type { Replies } from "./replies.js";
+import { createSlotPool } from "./slots.js";
+
+/** A whole, checked update on its way into the journal and the sum. */
+export type Update = {
+  readonly round: string;
+  readonly device: string;
+  readonly begin: Begin;
+  /** Valid until `release` is called, which happens once, when the bytes are needed no more. */
+  readonly payload: Uint8Array;
+  release(): void;
+};
+
+/** The open rounds, as ingest sees them. */
+export type RoundSource = {
+  /** `sealed` for a round that takes no more and whose contributors only `recall` knows. */
+  facts(round: string): RoundView | "sealed" | undefined;
+  /** The digest that a device contributed to a round that has left `facts`. */
+  recall(round: string, device: string): Promise<string | undefined>;
+  /** Checks a piece of an update of an open round, see `Accumulator.check`. */
+  check(round: string, piece: Uint8Array, byteOffset: number): { ok: true } | CheckRefusal;
+  /** Resolves with ok once the update is durable. */
+  commit(update: Update): Promise<Verdict<object>>;
+};
+
+export type RoundView = {
+  readonly plan: Plan;
+  readonly open: boolean;
+  /** Samples durable, or on their way through the journal. */
+  readonly weight: number;
+  offered(device: string): boolean;
+  contributed(device: string): string | undefined;
+};
+
+export type Ingest = {
+  begin(device: string, begin: Begin): void;
+  chunk(device: string, header: { round: string; offset: number }, bytes: Uint8Array): void;
+  disconnected(device: string): void;
+  /** Ends the uploads of a round that takes no more, each with `round-closed`. */
+  endRound(round: string): void;
+  readonly uploading: number;
+  close(): void;
+};
+
+export type IngestOptions = {
+  readonly gateway: string;
+  readonly uploadSlots: number;
+  /** An upload without a chunk for so long loses its slot, in milliseconds. */
+  readonly uploadIdleMs: number;
+  /** What a device is told to wait after a retryable refusal, in milliseconds. */
+  readonly retryAfterMs: number;
+  readonly rounds: RoundSource;
+  readonly storage: StorageFacts;
+  readonly replies: Replies;
+  readonly clock: Clock;
+};
+
+type Upload = {
+  readonly device: string;
+  readonly begin: Begin;
+  phase: "waiting" | "granted" | "committing";
+  /** Whether the device's connection ended since the grant. */
+  away: boolean;
+  buffer: Uint8Array | undefined;
+  received: number;
+  readonly hasher: Hasher;
+  movedMs: number;
+};
+
+const none = new Uint8Array(0);
+
+/**
+ * Takes updates from devices: few at a time, each into a pooled buffer, hashed and checked chunk by
+ * chunk. Others wait as their headers alone, so memory does not grow with the number of devices.
+ */
+export function createIngest(options: IngestOptions): Ingest {
+  const { gateway, rounds, storage, replies, clock } = options;
+  const uploads = new Map<string, Upload>();
+  const waiting = new Set<Upload>();
+  const granted = new Set<Upload>();
+  const pool = createSlotPool(options.uploadSlots, limits.pooledBytes);
+  let sweep: Timer | undefined;
+
+  function factsFor(round: string): RoundFacts | "sealed" | undefined {
+    const view = rounds.facts(round);
+    if (view === undefined || view === "sealed") return view;
+    const weightBeside = (device: string) => {
+      let weight = view.weight;
+      for (const upload of granted) {
+        if (upload.begin.round === round && upload.device !== device)
+          weight += upload.begin.samples;
+      }
+      return weight;
+    };
+    return {
+      plan: view.plan,
+      open: view.open,
+      offered: (device) => view.offered(device),
+      contributed: (device) => view.contributed(device),
+      weightBeside,
+    };
+  }
+
+  function judge(device: string, begin: Begin) {
+    return admitBegin(begin, device, gateway, factsFor(begin.round), storage);
+  }
+
+  function refuseBegin(device: string, begin: Begin, refusal: Refusal): void {
+    replies.refuse(device, "begin", refusal, { round: begin.round });
+  }
+
+  /** A round that is gone may still owe a receipt: the ledger outlives it. */
+  async function answerFromLedger(device: string, begin: Begin, refusal: Refusal): Promise<void> {
+    const held = await rounds.recall(begin.round, device).catch(() => undefined);
+    const verdict = held === undefined ? refusal : repeatOrConflict(held, begin);
+    if (verdict.ok) replies.repeatReceipt(device, begin.round, begin.digest);
+    else refuseBegin(device, begin, verdict);
+  }
+
+  function forget(upload: Upload): void {
+    if (uploads.get(upload.device) === upload) uploads.delete(upload.device);
+    waiting.delete(upload);
+    granted.delete(upload);
+    if (upload.buffer !== undefined) pool.give(upload.buffer);
+    upload.buffer = undefined;
+  }
+
+  function grant(upload: Upload): void {
+    const { round } = upload.begin;
+    upload.movedMs = clock.monotonicMs();
+    upload.away = false;
+    replies.grant(upload.device, {
+      round,
+      offset: upload.received,
+      windowBytes: limits.windowBytes,
+    });
+  }
+
+  /** Gives free slots to those who wait, in order; whoever left during an upload makes room. */
+  function pump(): void {
+    for (const upload of waiting) {
+      const verdict = judge(upload.device, upload.begin);
+      if (!verdict.ok) {
+        forget(upload);
+        refuseBegin(upload.device, upload.begin, verdict);
+        continue;
+      }
+      if (pool.free === 0) {
+        const left = [...granted].find((other) => other.away);
+        if (left === undefined) return;
+        forget(left);
+      }
+      upload.buffer = pool.take(upload.begin.bytes);
+      if (upload.buffer === undefined) return;
+      waiting.delete(upload);
+      upload.phase = "granted";
+      granted.add(upload);
+      grant(upload);
+    }
+    watchIdle();
+  }
+
+  function watchIdle(): void {
+    if (sweep !== undefined || granted.size === 0) return;
+    sweep = clock.setTimer(Math.ceil(options.uploadIdleMs / 2), () => {
+      sweep = undefined;
+      const oldest = clock.monotonicMs() - options.uploadIdleMs;
+      for (const upload of granted) {
+        if (upload.movedMs > oldest) continue;
+        forget(upload);
+        const stalled = refuse("not-granted", "the upload stalled and lost its slot; begin again");
+        replies.refuse(upload.device, "chunk", stalled, {
+          round: upload.begin.round,
+          retryAfterMs: options.retryAfterMs,
+        });
+      }
+      pump();
+      watchIdle();
+    });
+  }
+
+  function createUpload(device: string, begin: Begin): Upload {
+    return {
+      device,
+      begin,
+      phase: "waiting",
+      away: false,
+      buffer: undefined,
+      received: 0,
+      hasher: createHasher().update(updatePreimage(device, begin)),
+      movedMs: clock.monotonicMs(),
+    };
+  }
+
+  function finish(upload: Upload): void {
+    const { device, begin } = upload;
+    if (upload.hasher.digest() !== begin.digest) {
+      forget(upload);
+      const broken = refuse("digest-mismatch", "the update's bytes do not have its digest");
+      replies.refuse(device, "chunk", broken, {
+        round: begin.round,
+        retryAfterMs: options.retryAfterMs,
+      });
+      return pump();
+    }
+    const view = rounds.facts(begin.round);
+    if (view === undefined || view === "sealed" || !view.open) {
+      forget(upload);
+      return refuseBegin(device, begin, refuse("round-closed", "the round has sealed"));
+    }
+    upload.phase = "committing";
+    granted.delete(upload);
+    const release = () => {
+      if (upload.buffer === undefined) return;
+      pool.give(upload.buffer);
+      upload.buffer = undefined;
+      pump();
+    };
+    const payload = upload.buffer?.subarray(0, begin.bytes) ?? none;
+    void rounds.commit({ round: begin.round, device, begin, payload, release }).then((verdict) => {
+      forget(upload);
+      if (verdict.ok) replies.receipt(device, begin.round, begin.digest);
+      else refuseBegin(device, begin, verdict);
+      pump();
+    });
+  }
+
+  return {
+    begin(device, begin) {
+      const known = uploads.get(device);
+      if (known !== undefined) {
+        const same = known.begin.round === begin.round && known.begin.digest === begin.digest;
+        if (same && known.phase === "granted") return grant(known);
+        if (same) return;
+        if (known.phase === "committing") {
+          return refuseBegin(device, begin, refuse("busy", "an update is being written"));
+        }
+        forget(known);
+      }
+      const verdict = judge(device, begin);
+      if (!verdict.ok) {
+        const gone = verdict.code === "unknown-round" || verdict.code === "round-closed";
+        if (gone) void answerFromLedger(device, begin, verdict);
+        else refuseBegin(device, begin, verdict);
+        return;
+      }
+      if (verdict.next === "receipt") {
+        return replies.repeatReceipt(device, begin.round, begin.digest);
+      }
+      if (waiting.size >= limits.waitingBegins) {
+        return refuseBegin(device, begin, refuse("busy", "too many updates wait here"));
+      }
+      const upload = createUpload(device, begin);
+      uploads.set(device, upload);
+      if (begin.bytes === 0) return finish(upload);
+      waiting.add(upload);
+      pump();
+    },
+    chunk(device, header, bytes) {
+      const found = uploads.get(device);
+      const upload = found?.phase === "granted" ? found : undefined;
+      const { round } = header;
+      const verdict = refuseChunk(header, bytes.length, upload && uploadFacts(upload));
+      if (verdict !== undefined) {
+        const { refusal, expectedOffset, drop } = verdict;
+        replies.refuse(device, "chunk", refusal, {
+          round,
+          ...(expectedOffset === undefined ? {} : { expectedOffset }),
+        });
+        if (drop && upload !== undefined) {
+          forget(upload);
+          pump();
+        }
+        return;
+      }
+      if (upload === undefined) return;
+      upload.buffer?.set(bytes, header.offset);
+      const checked = rounds.check(round, bytes, header.offset);
+      if (!checked.ok) {
+        forget(upload);
+        replies.refuse(device, "chunk", checked, { round });
+        return pump();
+      }
+      upload.hasher.update(bytes);
+      upload.received += bytes.length;
+      upload.movedMs = clock.monotonicMs();
+      if (upload.received === upload.begin.bytes) finish(upload);
+    },
+    disconnected(device) {
+      const upload = uploads.get(device);
+      if (upload === undefined) return;
+      if (upload.phase === "waiting") forget(upload);
+      else if (upload.phase === "granted") {
+        upload.away = true;
+        pump();
+      }
+    },
+    endRound(round) {
+      for (const upload of [...waiting, ...granted]) {
+        if (upload.begin.round !== round) continue;
+        forget(upload);
+        refuseBegin(upload.device, upload.begin, refuse("round-closed", "the round has sealed"));
+      }
+      pump();
+    },
+    get uploading() {
+      return granted.size;
+    },
+    close() {
+      sweep?.cancel();
+      sweep = undefined;
+    },
+  };
+}
+
+function uploadFacts({ begin, received }: Upload) {
+  const { round, bytes, encoding } = begin;
+  return { round, bytes, received, valueBytes: bytesPerValue(encoding) };
+}

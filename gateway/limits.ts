@@ -1,0 +1,74 @@
+/**
+ * Every bound of the gateway tier, with its unit. What crosses a wire is bounded by
+ * `proto/wire/limits.ts`; what an operator may set is bounded by the schema in `config.ts`.
+ */
+export const limits = {
+  /** MQTT connections, authenticated or not. Further ones are closed on arrival. */
+  connections: 12_000,
+  /** An MQTT packet other than PUBLISH, in bytes: what a stranger can make the broker hold. */
+  controlPacketBytes: 4 * 1024,
+  /** From a TCP connection to its CONNECT packet, in milliseconds. */
+  connectTimeoutMs: 10_000,
+  /** A device that reads nothing for so long is disconnected, in milliseconds. */
+  drainTimeoutMs: 30_000,
+  /** Keepalive a device may ask for, in seconds. None at all is refused: its death would go unnoticed. */
+  keepaliveSecondsMax: 120,
+  /** Unsent bytes to one device above which the broker stops reading from it. */
+  deviceBacklogBytes: 1024 * 1024,
+
+  /** Rounds open at a time. A further one is refused with `busy`. */
+  openRounds: 8,
+  /** Sealed rounds whose contributors are remembered, so that a repeated update finds its receipt. */
+  ledgerRounds: 64,
+  /** Updates that wait for an upload slot. A further `begin` is refused with `busy`. */
+  waitingBegins: 10_000,
+  /** Bytes that a device may have unacknowledged during an upload. */
+  windowBytes: 1024 * 1024,
+  /** Updates that wait for the next journal commit of one round. A further one is refused with `busy`. */
+  pendingCommits: 1_024,
+  /** Free upload buffers kept for reuse, in bytes. */
+  pooledBytes: 64 * 1024 * 1024,
+
+  /** A round's journal: one record (an update or a checkpoint), and records waiting, in bytes. */
+  journal: { frameBytes: 1024 * 1024 * 1024 + 32 * 1024 * 1024, pendingBytes: 256 * 1024 * 1024 },
+  /** The longest that a commit waits for further uploads in progress to share its fsync, in milliseconds. */
+  commitDelayMaxMs: 250,
+  /** A commit waits one millisecond for so many pending bytes. */
+  commitDelayBytesPerMs: 40_000,
+
+  /** Model parts read, encoded and handed to sockets at a time. */
+  partSends: 32,
+  /** Part requests of one device that wait. A further one is refused with `busy`. */
+  fetchesPerDevice: 4,
+  /** Part requests that wait in all. A further one is refused with `busy`. */
+  fetches: 20_000,
+  /** Encoded model parts kept in memory, in bytes. */
+  partCacheBytes: 16 * 1024 * 1024,
+  /** A part request waits so long for a model that is being downloaded, in milliseconds. */
+  modelWaitMs: 30_000,
+  /** Models wanted from upstream at a time; the oldest want is dropped. */
+  wantedModels: 16,
+  /** Sessions whose newest published model is announced to devices that connect. */
+  publishedSessions: 64,
+
+  /** Devices in one DevicesChanged message. */
+  devicesPerMessage: 500,
+  /** A unary call upstream, in milliseconds. */
+  callTimeoutMs: 15_000,
+  /** From Hello to Welcome, in milliseconds. */
+  welcomeTimeoutMs: 10_000,
+  /** A transfer upstream or downstream without a byte moving, in milliseconds. */
+  stallTimeoutMs: 20_000,
+  /** The whole of one transfer, in milliseconds. */
+  transferTimeoutMs: 60 * 60_000,
+  /** Heartbeat interval asked by the upstream is kept within these, in milliseconds. */
+  heartbeatMinMs: 250,
+  heartbeatMaxMs: 60_000,
+
+  /** Sealed Partials in the outbox. At this count updates are refused with `storage-full`. */
+  outboxPartials: 10_000,
+  /** How long a reading of the free disk space is trusted, in milliseconds. */
+  freeSpaceTtlMs: 1_000,
+  /** Between two attempts to seal a round whose Partial could not be written, in milliseconds. */
+  sealRetryMs: 2_000,
+} as const;

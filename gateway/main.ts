@@ -1,0 +1,42 @@
+import { systemClock } from "@tributary/proto/host/clock.js";
+import { loadConfig } from "@tributary/proto/host/config.js";
+import { type EventSink, jsonLines, textLines } from "@tributary/proto/host/events.js";
+import { configSchema, type GatewayConfig } from "./config.js";
+import { createGateway, type Gateway } from "./gateway.js";
+
+export type RunOptions = {
+  /** YAML or JSON; without one the environment alone counts. */
+  readonly file?: string | undefined;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly softwareVersion: string;
+  /** Takes one event a line. */
+  readonly write: (line: string) => void;
+  /** Besides the written events. */
+  readonly onEvent?: EventSink;
+};
+
+const ENV_PREFIX = "TRIBUTARY_GATEWAY_";
+
+/** Reads the config as `tributary gateway start` and `--print-config` do. Nothing in it is secret yet. */
+export function readGatewayConfig(
+  source: Pick<RunOptions, "file" | "env">,
+): Promise<GatewayConfig> {
+  return loadConfig({ ...source, envPrefix: ENV_PREFIX, schema: configSchema });
+}
+
+/** Starts a gateway; resolves once its broker listens. The caller closes it. */
+export async function runGateway(options: RunOptions): Promise<Gateway> {
+  const config = await readGatewayConfig(options);
+  const clock = systemClock();
+  const lines = config.log === "json" ? jsonLines : textLines;
+  const written = lines(clock, options.write);
+  const { softwareVersion } = options;
+  return createGateway({
+    config,
+    softwareVersion,
+    events(event) {
+      if (event.level !== "debug") written(event);
+      options.onEvent?.(event);
+    },
+  });
+}

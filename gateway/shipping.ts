@@ -1,0 +1,110 @@
+import type { PartialId, PartialState } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import type { Clock, Timer } from "@tributary/proto/host/clock.js";
+import { jitteredBackoff, type Random } from "@tributary/proto/host/random.js";
+import type { GatewayEvents } from "./events.js";
+import type { Outbox } from "./outbox.js";
+import type { OutboxRecord } from "./store.js";
+import type { Upstream } from "./upstream.js";
+
+/** Delivers the outbox, in order, whenever there is a link. */
+export type Shipping = {
+  /** The link is up, or there is something new: go on, without waiting for a backoff. */
+  kick(): void;
+  /** Resolves when nothing is under way any more. */
+  close(): Promise<void>;
+};
+
+export type ShippingOptions = {
+  readonly gateway: string;
+  readonly incarnation: string;
+  readonly outbox: Outbox;
+  readonly upstream: Upstream;
+  readonly attached: () => boolean;
+  readonly events: GatewayEvents;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly backoff: { readonly baseMs: number; readonly capMs: number };
+};
+
+export function createShipping(options: ShippingOptions): Shipping {
+  const { outbox, upstream, events, clock, random, backoff } = options;
+  let running: Promise<void> | undefined;
+  let retry: Timer | undefined;
+  let failures = 0;
+  let again = false;
+  let closed = false;
+
+  /** Whether the entry has been answered for good and is gone from the outbox. */
+  async function deliver(entry: OutboxRecord): Promise<boolean> {
+    const id: PartialId = {
+      gateway: options.gateway,
+      incarnation: options.incarnation,
+      sequence: BigInt(entry.sequence),
+    };
+    const { round, digest, bytes } = entry;
+    const opened = await upstream.openPartial({ id, round, digest, totalBytes: BigInt(bytes) });
+    if (await settle(entry, opened)) return true;
+    const offset = Number(opened.receivedBytes);
+    if (offset > bytes) throw new Error(`the upstream holds ${offset} bytes of ${bytes}`);
+    const sent = await upstream.sendPartial(id, offset, outbox.read(entry, offset));
+    return settle(entry, sent);
+  }
+
+  async function settle(entry: OutboxRecord, state: PartialState): Promise<boolean> {
+    const { round, sequence, digest } = entry;
+    if (state.receipt?.digest === digest) {
+      const { outcome, rule } = state.receipt;
+      await outbox.remove(entry);
+      events({ level: "info", name: "partial-delivered", round, sequence, outcome, rule });
+      return true;
+    }
+    if (state.receipt !== undefined) throw new Error(`a receipt for ${state.receipt.digest}`);
+    if (state.refusal === undefined) return false;
+    const { code, message } = state.refusal;
+    await outbox.remove(entry);
+    events({ level: "error", name: "partial-refused", round, sequence, code, message });
+    return true;
+  }
+
+  async function run(): Promise<void> {
+    while (!closed && options.attached()) {
+      const entry = outbox.first();
+      if (entry === undefined) return;
+      try {
+        if (!(await deliver(entry))) throw new Error("the upstream asks for more bytes");
+        failures = 0;
+      } catch (cause) {
+        // The entry stays as it is, and OpenPartial will say where to go on.
+        if (closed) return;
+        const { round, sequence } = entry;
+        const reason = cause instanceof Error ? cause.message : String(cause);
+        events({ level: "warn", name: "partial-delayed", round, sequence, reason });
+        retry = clock.setTimer(jitteredBackoff(random, failures++, backoff), kick);
+        return;
+      }
+    }
+  }
+
+  function kick(): void {
+    if (closed) return;
+    retry?.cancel();
+    if (running !== undefined) {
+      again = true;
+      return;
+    }
+    again = false;
+    running = run().finally(() => {
+      running = undefined;
+      if (again) kick();
+    });
+  }
+
+  return {
+    kick,
+    async close() {
+      closed = true;
+      retry?.cancel();
+      await running;
+    },
+  };
+}

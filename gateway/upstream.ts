@@ -1,0 +1,152 @@
+import { type ClientOptions, credentials, Metadata, status } from "@grpc/grpc-js";
+import type {
+  AttachRequest,
+  AttachResponse,
+  FetchModelRequest,
+  FetchModelResponse,
+  OpenPartialRequest,
+  PartialId,
+  PartialState,
+} from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { ReducerServiceClient } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import type { Clock } from "@tributary/proto/host/clock.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { limits as wire } from "@tributary/proto/wire/limits.js";
+import { limits } from "./limits.js";
+
+/** The control stream as far as the uplink drives it. */
+export type AttachCall = {
+  /** False when the stream wants `drain` first. */
+  write(message: AttachRequest): boolean;
+  on(event: "data", listener: (message: AttachResponse) => void): unknown;
+  on(event: "error", listener: (error: Error) => void): unknown;
+  on(event: "end" | "drain", listener: () => void): unknown;
+  cancel(): void;
+};
+
+/** The calls to what is above this gateway. Each has a deadline; a failed one rejects, retryable. */
+export type Upstream = {
+  attach(): AttachCall;
+  openPartial(request: OpenPartialRequest): Promise<PartialState>;
+  /** Sends bytes from `offset`; `chunks` is read no faster than the link takes them. */
+  sendPartial(
+    id: PartialId,
+    offset: number,
+    chunks: AsyncIterable<Uint8Array>,
+  ): Promise<PartialState>;
+  fetchModel(request: FetchModelRequest): AsyncIterable<FetchModelResponse>;
+  close(): void;
+};
+
+const channelOptions: ClientOptions = {
+  "grpc.keepalive_time_ms": wire.keepaliveIntervalMs,
+  "grpc.keepalive_timeout_ms": wire.keepaliveTimeoutMs,
+  "grpc.keepalive_permit_without_calls": 1,
+  "grpc.max_receive_message_length": wire.grpcMessageBytes,
+  "grpc.max_send_message_length": wire.grpcMessageBytes,
+  // The uplink has its own backoff; the channel's must not outlast it.
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 1_000,
+  "grpc.enable_http_proxy": 0,
+  "grpc.use_local_subchannel_pool": 1,
+};
+
+const unset: PartialState = { receivedBytes: 0n, receipt: undefined, refusal: undefined };
+
+/** @param address host:port. Nothing is connected before the first call. */
+export function createUpstream(address: string, clock: Clock): Upstream {
+  const client = new ReducerServiceClient(address, credentials.createInsecure(), channelOptions);
+  const within = (ms: number) => ({ deadline: new Date(clock.nowMs() + ms) });
+
+  /** Cancels a call on which nothing has moved for the stall time. */
+  function watchStall(call: { cancel(): void }) {
+    const start = () => clock.setTimer(limits.stallTimeoutMs, () => call.cancel());
+    let timer = start();
+    return {
+      moved() {
+        timer.cancel();
+        timer = start();
+      },
+      end: () => timer.cancel(),
+    };
+  }
+
+  return {
+    attach: () => client.attach(),
+    openPartial(request) {
+      return new Promise((resolve, reject) => {
+        const options = within(limits.callTimeoutMs);
+        client.openPartial(request, new Metadata(), options, (error, response) => {
+          if (error) reject(linkError("OpenPartial", error));
+          else resolve(response.state ?? unset);
+        });
+      });
+    },
+    async sendPartial(id, offset, chunks) {
+      let settle: (outcome: PartialState | Error) => void = () => {};
+      const answered = new Promise<PartialState | Error>((resolve) => {
+        settle = resolve;
+      });
+      const call = client.sendPartial(within(limits.transferTimeoutMs), (error, response) => {
+        settle(error ? linkError("SendPartial", error) : (response.state ?? unset));
+      });
+      // The callback carries the failure; without a listener the stream would throw it again.
+      call.on("error", () => {});
+      const stall = watchStall(call);
+      let over = false;
+      void answered.then(() => {
+        over = true;
+      });
+      try {
+        let at = offset;
+        for await (const data of chunks) {
+          const first = at === offset;
+          const message = { id: first ? id : undefined, offset: BigInt(at), data: asBuffer(data) };
+          at += data.length;
+          if (!call.write(message) && !over) {
+            const drained = new Promise<void>((resolve) => call.once("drain", () => resolve()));
+            await Promise.race([drained, answered]);
+          }
+          if (over) break;
+          stall.moved();
+        }
+        call.end();
+        const outcome = await answered;
+        if (outcome instanceof Error) throw outcome;
+        return outcome;
+      } finally {
+        stall.end();
+        if (!over) call.cancel();
+      }
+    },
+    async *fetchModel(request) {
+      const call = client.fetchModel(request, within(limits.transferTimeoutMs));
+      const stall = watchStall(call);
+      try {
+        for await (const message of call) {
+          stall.moved();
+          yield message as FetchModelResponse;
+        }
+      } catch (error) {
+        throw linkError("FetchModel", error);
+      } finally {
+        stall.end();
+        call.cancel();
+      }
+    },
+    close: () => client.close(),
+  };
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+function linkError(call: string, cause: unknown): TributaryError {
+  const code = (cause as { code?: number }).code;
+  const message = cause instanceof Error ? cause.message : String(cause);
+  return new TributaryError("link-failed", `${call}: ${message}`, {
+    retryable: code !== status.UNIMPLEMENTED,
+    cause,
+  });
+}
