@@ -1,5 +1,6 @@
 import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
 import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
+import { acquireLock, type Lock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import type { Attributes } from "@tributary/proto/wire/device-link.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
@@ -54,7 +55,10 @@ export type DeviceParts = {
 };
 
 export type Device = {
-  /** Connects, and stays connected until `close`. An update held from an earlier run goes first. */
+  /**
+   * Connects, and stays connected until `close`. An update held from an earlier run goes first.
+   * Throws `data-dir-locked` when another process uses the folder.
+   */
   start(): Promise<void>;
   /** Aborts what is under way. A held update stays in the slot for the next start. */
   close(): Promise<void>;
@@ -76,6 +80,7 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
     report({ level: "error", name: "storage-failed", what, message });
 
   let link: DeviceLink | undefined;
+  let lock: Lock | undefined;
   const publish: DeviceLink["publish"] = (kind, header, payload) =>
     link?.publish(kind, header, payload) ?? Promise.reject(new Error("not started"));
   // A message that may be lost: whoever waits for its answer sends it again.
@@ -116,6 +121,7 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
 
   return {
     async start() {
+      lock = await lockOf(options);
       const held = await restore();
       const model = models.good()?.id;
       const kept = { ...(model && { model }), ...(held && { held }) };
@@ -140,6 +146,7 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
       await link?.close();
       await runner.close();
       await Promise.all([slot.settled(), models.settled()]);
+      await lock?.release();
       report({ level: "info", name: "stopped" });
     },
     model() {
@@ -166,6 +173,11 @@ function announceLink(
     onUnreadable: (kind, code, message) =>
       report({ level: "warn", name: "message-refused", kind, code, message }),
   };
+}
+
+/** Two processes on one folder would send two updates for one round. A disk that is passed in is the caller's. */
+async function lockOf({ parts, dataDir }: DeviceOptions): Promise<Lock | undefined> {
+  return dataDir === undefined || parts?.disk !== undefined ? undefined : acquireLock(dataDir);
 }
 
 function partsOf({ parts = {}, dataDir, auditDir }: DeviceOptions) {
