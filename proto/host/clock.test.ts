@@ -58,3 +58,15 @@ test("time does not go back", () => {
   assert.throws(() => createManualClock().advance(-1), RangeError);
   assert.throws(() => createManualClock().advance(Number.NaN), RangeError);
 });
+
+test("a delay that setTimeout cannot hold is waited for in stretches, without a warning", async () => {
+  const warnings: string[] = [];
+  const onWarning = ({ name }: Error) => warnings.push(name);
+  process.on("warning", onWarning);
+  const timer = systemClock().setTimer(2 ** 32, () => {});
+  // Warnings are emitted on a later turn than the call that causes them.
+  await new Promise((resolve) => setImmediate(resolve));
+  timer.cancel();
+  process.off("warning", onWarning);
+  assert.deepEqual(warnings, []);
+});
