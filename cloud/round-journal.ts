@@ -101,8 +101,15 @@ export function createRoundJournal(disk: Disk, random: Random, round: string): R
 
 export const JOURNAL_FOLDER = "rounds";
 
-export function journalPath(round: string): string {
-  return `${JOURNAL_FOLDER}/${round}.journal`;
+const SUFFIX = ".journal";
+
+function journalPath(round: string): string {
+  return `${JOURNAL_FOLDER}/${round}${SUFFIX}`;
+}
+
+/** The round whose journal a file in the folder is. */
+export function roundOfJournal(file: string): string | undefined {
+  return file.endsWith(SUFFIX) ? file.slice(0, -SUFFIX.length) : undefined;
 }
 
 function readRecord(kind: number, payload: Uint8Array): RoundRecord {

@@ -8,6 +8,7 @@ import {
   type RoundPartial,
   type RoundRules,
   type RoundState,
+  restoreRound,
   stepRound,
 } from "./round.js";
 
@@ -140,6 +141,25 @@ test("a Partial past the round's total weight is recorded as expired, never wrap
     [{ kind: "expired", identity: "g2/i/de", rule: "total-overflow" }],
   );
   assert.equal(state.samples, 2);
+  const { close } = run(state, [{ kind: "tick", nowMs: deadlineAtMs }]);
+  assert.deepEqual(close?.expired, [
+    { identity: "g2/i/de", rule: "total-overflow" },
+    { identity: "g1/i/ab", rule: "sites-quorum" },
+  ]);
+});
+
+test("a restored round goes on as the one that was interrupted", () => {
+  const arrivals = [partial("g1", "ab"), partial("g2", "de", 600)];
+  for (const totalMax of [1_000, 2_000]) {
+    const before = run(open({ totalMax }), [
+      ...arrivals.map((of) => arrives(of)),
+      { kind: "empty", gateway: "g3", nowMs: 1 },
+    ]);
+    const restored = restoreRound(open({ totalMax }), arrivals, [
+      { gateway: "g3", standing: "empty" },
+    ]);
+    assert.deepEqual(run(restored, [{ kind: "tick", nowMs: 2 }]).close, before.close);
+  }
 });
 
 test("a stopped round expires what it holds; later Partials are late", () => {
@@ -201,7 +221,7 @@ test("any order of events puts every contribution in exactly one model or one ex
         const fate = (identity: string) => fates.set(identity, (fates.get(identity) ?? 0) + 1);
         const apply = ({ state, effects }: ReturnType<typeof stepRound>): RoundState => {
           for (const effect of effects) {
-            if (effect.kind === "expired") fate(effect.identity);
+            if (effect.kind === "expired" && effect.rule === "late") fate(effect.identity);
             if (effect.kind !== "close") continue;
             effect.merged.forEach(fate);
             for (const { identity } of effect.expired) fate(identity);

@@ -48,8 +48,12 @@ export type RoundState = {
   readonly rules: RoundRules;
   readonly deadlineAtMs: number;
   readonly members: Readonly<Record<string, RoundMember>>;
+  /** Accepted, in order of arrival. */
   readonly partials: readonly RoundPartial[];
+  /** Sum of their samples, never past `totalMax`. */
   readonly samples: number;
+  /** Received in time, but past `totalMax`: they expire when the round closes. */
+  readonly overflow: readonly RoundPartial[];
   readonly closed?: Outcome;
 };
 
@@ -69,7 +73,7 @@ export type RoundEffect =
   | { readonly kind: "wake"; readonly atMs: number }
   /** The Partial is part of the open round. */
   | { readonly kind: "accepted"; readonly identity: string }
-  /** The Partial is recorded, and in no model. */
+  /** The Partial will be in no model: it came late, or expires when the round closes. */
   | ({ readonly kind: "expired" } & Expiry)
   | {
       readonly kind: "close";
@@ -98,6 +102,7 @@ export function openRound(
     members: Object.fromEntries(waiting),
     partials: [],
     samples: 0,
+    overflow: [],
   };
 }
 
@@ -107,12 +112,7 @@ export function restoreRound(
   partials: readonly RoundPartial[],
   standings: readonly { readonly gateway: string; readonly standing: Standing }[],
 ): RoundState {
-  let restored: RoundState = {
-    ...state,
-    partials,
-    samples: partials.reduce((sum, partial) => sum + partial.samples, 0),
-  };
-  for (const { gateway } of partials) restored = standing(restored, gateway, "delivered");
+  let restored = partials.reduce(hold, state);
   for (const { gateway, standing: next } of standings) restored = standing(restored, gateway, next);
   return restored;
 }
@@ -142,18 +142,20 @@ export function stepRound(state: RoundState, event: RoundEvent): RoundStep {
 
 function takePartial(state: RoundState, partial: RoundPartial, nowMs: number): RoundStep {
   const { identity } = partial;
-  if (state.samples + partial.samples > state.rules.totalMax) {
-    const counted = settle(standing(state, partial.gateway, "delivered"), nowMs);
-    const expired = { kind: "expired", identity, rule: "total-overflow" } as const;
-    return { state: counted.state, effects: [expired, ...counted.effects] };
-  }
-  const held: RoundState = {
-    ...standing(state, partial.gateway, "delivered"),
-    partials: [...state.partials, partial],
-    samples: state.samples + partial.samples,
-  };
+  const held = hold(state, partial);
   const settled = settle(held, nowMs);
-  return { state: settled.state, effects: [{ kind: "accepted", identity }, ...settled.effects] };
+  const fate: RoundEffect = held.overflow.includes(partial)
+    ? { kind: "expired", identity, rule: "total-overflow" }
+    : { kind: "accepted", identity };
+  return { state: settled.state, effects: [fate, ...settled.effects] };
+}
+
+function hold(state: RoundState, partial: RoundPartial): RoundState {
+  const delivered = standing(state, partial.gateway, "delivered");
+  const samples = state.samples + partial.samples;
+  return samples > state.rules.totalMax
+    ? { ...delivered, overflow: [...state.overflow, partial] }
+    : { ...delivered, partials: [...state.partials, partial], samples };
 }
 
 /** A gateway that has delivered stays so, whatever it says later. */
@@ -214,7 +216,10 @@ function sitesWithQuorum(state: RoundState): ReadonlySet<string> {
 
 function close(state: RoundState, outcome: Outcome, sites: readonly string[]): RoundStep {
   const merged: string[] = [];
-  const expired: Expiry[] = [];
+  const expired: Expiry[] = state.overflow.map(({ identity }) => ({
+    identity,
+    rule: outcome === "stopped" ? "stopped" : "total-overflow",
+  }));
   for (const partial of state.partials) {
     const { identity } = partial;
     if (outcome === "stopped") expired.push({ identity, rule: "stopped" });

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import {
+  type Fleet,
   newSession,
   type SessionEffect,
   type SessionEvent,
@@ -21,12 +22,19 @@ const rules: SessionRules = {
   gate: { metric: "accuracy", direction: "higher", tolerance: 0.1 },
 };
 
-const ready: SessionEvent = { kind: "fleet", fleet: { sitesReady: 2, devices: 3 } };
+/** An event, or the news that the fleet has changed. */
+type Happening = SessionEvent | { readonly kind: "fleet"; readonly fleet: Fleet };
 
-function run(state: SessionState, ...events: readonly SessionEvent[]) {
+function step(state: SessionState, event: Happening) {
+  return stepSession("fleet" in event ? { ...state, fleet: event.fleet } : state, event);
+}
+
+const ready: Happening = { kind: "fleet", fleet: { sitesReady: 2, devices: 3 } };
+
+function run(state: SessionState, ...events: readonly Happening[]) {
   let at = state;
   let effects: readonly SessionEffect[] = [];
-  for (const event of events) ({ state: at, effects } = stepSession(at, event));
+  for (const event of events) ({ state: at, effects } = step(at, event));
   return { state: at, effects };
 }
 
@@ -91,11 +99,11 @@ test("an evaluated candidate is published or held by the gate, against the last 
 test("evaluation comes every n models, and after the last one", () => {
   const tasks: string[] = [];
   let state = session({ evaluateEvery: 2, rounds: 3 });
-  let event: SessionEvent = ready;
+  let event: Happening = ready;
   for (let i = 0; i < 10 && state.phase.kind !== "finished"; i++) {
-    const step = stepSession(state, event);
-    state = step.state;
-    const open = step.effects.find((effect) => effect.kind === "open");
+    const next = step(state, event);
+    state = next.state;
+    const open = next.effects.find((effect) => effect.kind === "open");
     if (open === undefined) break;
     tasks.push(open.task);
     event =
@@ -191,10 +199,10 @@ test("activation without an evaluation leaves nothing to compare with", () => {
   assert.equal(state.baseline, undefined);
 });
 
-const arbitraryEvent: fc.Arbitrary<SessionEvent> = fc.oneof(
+const arbitraryEvent: fc.Arbitrary<Happening> = fc.oneof(
   fc
     .record({ sitesReady: fc.integer({ min: 0, max: 3 }), devices: fc.integer({ min: 0, max: 5 }) })
-    .map((fleet): SessionEvent => ({ kind: "fleet", fleet })),
+    .map((fleet): Happening => ({ kind: "fleet", fleet })),
   fc.constantFrom<SessionEvent>({ kind: "stop" }, { kind: "resume" }),
   fc.integer({ min: 0, max: 100 }).map((nowMs): SessionEvent => ({ kind: "tick", nowMs })),
   fc.constant<SessionEvent>({ kind: "activate", model: "s.0" }),
@@ -211,10 +219,10 @@ test("round numbers are never reused, one round is open at a time, and models ar
         let open: Extract<SessionEffect, { kind: "open" }> | undefined;
         let lastRound = 0;
         const decided = new Map<string, number>();
-        const apply = (event: SessionEvent) => {
-          const step = stepSession(state, event);
-          state = step.state;
-          for (const effect of step.effects) {
+        const apply = (event: Happening) => {
+          const next = step(state, event);
+          state = next.state;
+          for (const effect of next.effects) {
             if (effect.kind === "open") {
               assert.equal(open, undefined, "a second round while one is open");
               assert.ok(effect.round > lastRound);
@@ -225,16 +233,16 @@ test("round numbers are never reused, one round is open at a time, and models ar
               decided.set(effect.model, (decided.get(effect.model) ?? 0) + 1);
           }
         };
-        for (const step of steps) {
-          if (typeof step !== "string") {
-            apply(step);
+        for (const happening of steps) {
+          if (typeof happening !== "string") {
+            apply(happening);
             continue;
           }
           if (open === undefined) continue;
           const { round, task } = open;
           open = undefined;
-          if (step === "failed") apply({ kind: "round-failed", reason: "x", nowMs: 0 });
-          else if (step === "stopped") apply({ kind: "round-stopped" });
+          if (happening === "failed") apply({ kind: "round-failed", reason: "x", nowMs: 0 });
+          else if (happening === "stopped") apply({ kind: "round-stopped" });
           else if (task === "train") apply(trained(`s.${round}`));
           else apply({ kind: "evaluated", metrics: { accuracy: 0.5 } });
         }

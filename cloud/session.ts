@@ -66,7 +66,8 @@ export type SessionState = {
 };
 
 export type SessionEvent =
-  | { readonly kind: "fleet"; readonly fleet: Fleet }
+  /** Look again at `fleet`, which the caller keeps up to date. */
+  | { readonly kind: "fleet" }
   | { readonly kind: "tick"; readonly nowMs: number }
   | { readonly kind: "trained"; readonly model: string; readonly finite: boolean }
   | { readonly kind: "evaluated"; readonly metrics: Readonly<Record<string, number>> }
@@ -106,7 +107,7 @@ export function newSession(rules: SessionRules, initialModel: string): SessionSt
 export function stepSession(state: SessionState, event: SessionEvent): SessionStep {
   switch (event.kind) {
     case "fleet":
-      return proceed({ ...state, fleet: event.fleet });
+      return proceed(state);
     case "tick":
       return tick(state, event.nowMs);
     case "trained":

@@ -1,0 +1,74 @@
+import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import type { CloudEvents } from "./events.js";
+import type { LiveRound } from "./live-round.js";
+import { startOptimizer } from "./optimizer.js";
+import type { OptimizerFiles } from "./optimizer-files.js";
+import type { SessionParams } from "./params.js";
+import { makeCandidate, metricMeans, sumDigest } from "./reduce.js";
+import type { PlanBase } from "./round-plan.js";
+import type { ModelRow } from "./store/rows.js";
+
+/** The model files, as the sessions use them. */
+export type ModelFiles = {
+  /** Manifest and layout of a model; undefined when the trail does not have it. */
+  base(model: string): Promise<PlanBase | undefined>;
+  /** The weights of a model, flat, in layout order. */
+  values(model: string): Promise<Float32Array>;
+  /** Writes a model file. Durable when it resolves. */
+  write(
+    model: string,
+    layout: PlanBase["layout"],
+    values: Float32Array,
+  ): Promise<{ readonly digest: string; readonly bytes: number }>;
+};
+
+/**
+ * Steps the optimiser along a merged sum, and makes the model's file and the optimiser's state
+ * durable. The row is not yet in the trail: without it the files are unknown, and made again.
+ */
+export async function writeCandidate(
+  params: SessionParams,
+  live: LiveRound,
+  merged: Sum,
+  models: ModelFiles,
+  optimizers: OptimizerFiles,
+  events: CloudEvents,
+  nowMs: number,
+): Promise<{ readonly row: ModelRow; readonly finite: boolean }> {
+  const { plan, row: round } = live;
+  const from = await optimizers.load(round.base);
+  if (from.state === undefined && (from.reason !== undefined || round.base !== params.initialModel))
+    events({
+      level: "warn",
+      name: "optimizer-reset",
+      session: round.session,
+      model: round.base,
+      reason: from.reason ?? "its state was not kept",
+    });
+  const state =
+    from.state ??
+    startOptimizer(params.optimizer, Float64Array.from(await models.values(round.base)));
+  const candidate = makeCandidate(params.optimizer, state, merged);
+  const model = round.id;
+  const [file] = await Promise.all([
+    models.write(model, plan.layout, candidate.values),
+    optimizers.save(model, candidate.state),
+  ]);
+  const row: ModelRow = {
+    id: model,
+    digest: file.digest,
+    bytes: file.bytes,
+    parameters: candidate.values.length,
+    parent: round.base,
+    session: round.session,
+    round: round.id,
+    state: "candidate",
+    weight: Number(merged.weight),
+    contributors: merged.contributors.length,
+    metrics: metricMeans(merged),
+    sumDigest: sumDigest(merged),
+    fractionBits: plan.grid.fractionBits,
+    createdAtMs: nowMs,
+  };
+  return { row, finite: candidate.finite };
+}

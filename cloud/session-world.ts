@@ -1,0 +1,24 @@
+import type { Clock } from "@tributary/proto/host/clock.js";
+import type { Disk } from "@tributary/proto/host/disk.js";
+import type { Random } from "@tributary/proto/host/random.js";
+import type { Kernel } from "@tributary/proto/kernel/kernel.js";
+import type { ModelFiles } from "./candidate.js";
+import type { Devices } from "./devices.js";
+import type { CloudEvents } from "./events.js";
+import type { Gateways } from "./gateways.js";
+import type { Links } from "./links.js";
+import type { Store } from "./store/store.js";
+
+/** The real parts that sessions run on. */
+export type SessionWorld = {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly disk: Disk;
+  readonly kernel: Kernel;
+  readonly store: Store;
+  readonly models: ModelFiles;
+  readonly gateways: Gateways;
+  readonly devices: Devices;
+  readonly links: Links;
+  readonly events: CloudEvents;
+};

@@ -1,0 +1,305 @@
+import type {
+  AttachResponse,
+  PlanRefused,
+  RoundProgress,
+} from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { isCode } from "@tributary/proto/wire/codes.js";
+import { splitNumberedId } from "@tributary/proto/wire/ids.js";
+import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import type { Announcement, Destination, Settled, UploadState } from "./inbox.js";
+import { limits } from "./limits.js";
+import { modelPublished, roundClosed } from "./links.js";
+import type { SessionParams } from "./params.js";
+import { JOURNAL_FOLDER, roundOfJournal } from "./round-journal.js";
+import { makePlan } from "./round-plan.js";
+import { newSession } from "./session.js";
+import { createSessionActor, type SessionActor } from "./session-actor.js";
+import { baselineOf, progressOf, restoreSession, rulesOf, type Tally } from "./session-record.js";
+import type { SessionCode, Sessions, SessionView } from "./session-view.js";
+import type { SessionWorld } from "./session-world.js";
+import type { PartialIdentity, SessionRow } from "./store/rows.js";
+
+/** What the gateways' service tells the sessions, beside the Partials. */
+export type Members = {
+  /** Gateways or devices came or went. */
+  fleetChanged(): void;
+  /** What a gateway that attached is to know; `rounds` are those it holds results of. */
+  attached(gateway: string, rounds: readonly string[]): Promise<AttachResponse[]>;
+  detached(gateway: string): void;
+  progressed(gateway: string, progress: RoundProgress): void;
+  planRefused(gateway: string, refused: PlanRefused): void;
+};
+
+export type RunningSessions = {
+  readonly sessions: Sessions;
+  readonly members: Members;
+  readonly destination: Destination;
+  /** Goes on with every session that ran, its open round included. */
+  resumeAll(): Promise<void>;
+  close(): Promise<void>;
+};
+
+type Answer = Verdict<{ readonly session: SessionView }, SessionCode>;
+
+/** Every session that the store holds, on real parts. */
+export async function openSessions(world: SessionWorld): Promise<RunningSessions> {
+  const { store, events } = world;
+  const actors = new Map<string, SessionActor>();
+  const starting = new Set<string>();
+  for (let after: string | undefined; ; ) {
+    const slice = await store.listSessions({ after, limit: SLICE });
+    for (const row of slice.items) {
+      const { machine, tally } = await restoreSession(store, row);
+      actors.set(row.id, createSessionActor(world, row, machine, tally));
+    }
+    after = slice.next;
+    if (after === undefined) break;
+  }
+  const running = () => [...actors.values()].filter((actor) => actor.running());
+  const actorOfRound = (round: string) => {
+    const split = splitNumberedId(round);
+    return split && actors.get(split.session);
+  };
+  const full = () =>
+    running().length + starting.size >= limits.sessionsRunning
+      ? refuse("busy", `${limits.sessionsRunning} sessions run already`)
+      : undefined;
+
+  const start = async (params: SessionParams): Promise<Answer> => {
+    const { name } = params;
+    if (actors.has(name) || starting.has(name))
+      return refuse("session-exists", `a session named ${name} exists`);
+    const busy = full();
+    if (busy !== undefined) return busy;
+    starting.add(name);
+    try {
+      const checked = await checkStart(world, params);
+      if (!checked.ok) return checked;
+      const row = newRow(params, world.clock.nowMs());
+      if (!(await store.addSession(row)))
+        return refuse("session-exists", `a session named ${name} exists`);
+      const { initialModel } = params;
+      events({ level: "info", name: "session-started", session: name, initialModel });
+      const tally: Tally = { merged: 0, expired: 0, metrics: {} };
+      const machine = newSession(rulesOf(params), initialModel);
+      const actor = createSessionActor(world, row, machine, tally);
+      actors.set(name, actor);
+      await actor.run();
+      return { ok: true, session: actor.view() };
+    } finally {
+      starting.delete(name);
+    }
+  };
+
+  const sessions: Sessions = {
+    start,
+    async stop(id) {
+      const actor = actors.get(id);
+      if (actor === undefined) return unknownSession(id);
+      if (!actor.running())
+        return refuse("wrong-state", `${id} does not run: it is ${actor.view().state}`);
+      await actor.stop();
+      return { ok: true, session: actor.view() };
+    },
+    async resume(id) {
+      const actor = actors.get(id);
+      if (actor === undefined) return unknownSession(id);
+      const { state, head } = actor.view();
+      if (state !== "stopped" && state !== "failed")
+        return refuse("wrong-state", `${id} is ${state}; stopped and failed ones resume`);
+      const busy = full();
+      if (busy !== undefined) return busy;
+      await actor.resume();
+      events({ level: "info", name: "session-resumed", session: id, head });
+      return { ok: true, session: actor.view() };
+    },
+    status: (id) => actors.get(id)?.view(),
+    list: () =>
+      [...actors.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, actor]) => actor.view()),
+    activate: async (model) => {
+      const found = await findActivated(world, actors, model);
+      if (!found.ok) return found;
+      const { actor, params } = found;
+      await actor.activate(model, await baselineOf(store, params, model));
+      return { ok: true, session: actor.view(), model };
+    },
+  };
+
+  return {
+    sessions,
+    members: membersOf(world, actors, actorOfRound),
+    destination: destinationOf(world, actors, actorOfRound),
+    async resumeAll() {
+      await sweepJournals(world);
+      for (const actor of running()) {
+        const { id, head } = actor.view();
+        events({ level: "info", name: "session-resumed", session: id, head });
+        await actor.run();
+      }
+    },
+    async close() {
+      await Promise.all([...actors.values()].map((actor) => actor.close()));
+    },
+  };
+}
+
+const SLICE = 200;
+
+function unknownSession(id: string): Refusal<SessionCode> {
+  return refuse("unknown-session", `no session ${id}`);
+}
+
+function newRow(params: SessionParams, nowMs: number): SessionRow {
+  const machine = newSession(rulesOf(params), params.initialModel);
+  return {
+    ...progressOf(machine),
+    id: params.name,
+    params,
+    createdAtMs: nowMs,
+    updatedAtMs: nowMs,
+  };
+}
+
+/** A session whose first plan cannot be made is refused before it exists. */
+async function checkStart(
+  { models, store }: SessionWorld,
+  params: SessionParams,
+): Promise<Verdict<object, SessionCode>> {
+  const { name, initialModel } = params;
+  const row = await store.model(initialModel);
+  const base = row && (await models.base(initialModel));
+  if (base === undefined) return refuse("unknown-model", `no model ${initialModel}`);
+  const plan = makePlan(params, 1, "train", base);
+  if (!plan.ok) return plan;
+  const taken = await store.listModels({ session: name }, { limit: 1 });
+  return taken.items.some((model) => model.id !== initialModel)
+    ? refuse("session-exists", `models of a session named ${name} exist`)
+    : { ok: true };
+}
+
+async function findActivated(
+  { store }: SessionWorld,
+  actors: ReadonlyMap<string, SessionActor>,
+  model: string,
+): Promise<Verdict<{ readonly actor: SessionActor; readonly params: SessionParams }, SessionCode>> {
+  const row = await store.model(model);
+  if (row === undefined) return refuse("unknown-model", `no model ${model}`);
+  const owner = row.session ?? splitNumberedId(model)?.session;
+  const actor = owner === undefined ? undefined : actors.get(owner);
+  if (actor === undefined)
+    return refuse("foreign-model", `${model} belongs to no session that is here`);
+  return { ok: true, actor, params: actor.view().params };
+}
+
+function membersOf(
+  world: SessionWorld,
+  actors: ReadonlyMap<string, SessionActor>,
+  actorOfRound: (round: string) => SessionActor | undefined,
+): Members {
+  const { store, models } = world;
+  const each = (visit: (actor: SessionActor) => void) => {
+    for (const actor of actors.values()) if (actor.running()) visit(actor);
+  };
+  return {
+    fleetChanged: () => each((actor) => actor.fleetChanged()),
+    async attached(gateway, rounds) {
+      each((actor) => actor.linkChanged(gateway, true));
+      const messages: AttachResponse[] = [];
+      for (const round of rounds) {
+        const row = splitNumberedId(round) && (await store.round(round));
+        if (row && row.state !== "open") messages.push(roundClosed(round, row.state));
+      }
+      for (const actor of actors.values()) {
+        if (!actor.running()) continue;
+        const { id, head } = actor.view();
+        const row = await store.model(head);
+        const base = row?.state === "published" ? await models.base(head) : undefined;
+        if (base !== undefined) messages.push(modelPublished(id, base));
+        const opened = actor.opened(gateway);
+        if (opened !== undefined) messages.push(opened);
+      }
+      return messages;
+    },
+    detached: (gateway) => each((actor) => actor.linkChanged(gateway, false)),
+    progressed: (gateway, progress) => actorOfRound(progress.round)?.progressed(gateway, progress),
+    planRefused: (gateway, refused) => actorOfRound(refused.round)?.planRefused(gateway, refused),
+  };
+}
+
+function destinationOf(
+  { store, clock, events }: SessionWorld,
+  actors: ReadonlyMap<string, SessionActor>,
+  actorOfRound: (round: string) => SessionActor | undefined,
+): Destination {
+  return {
+    async settled(identity) {
+      for (const actor of actors.values()) {
+        const settled = actor.settled(identity);
+        if (settled !== undefined) return settled;
+      }
+      return storedSettlement(store, identity);
+    },
+    async knowsRound(round) {
+      return actorOfRound(round) !== undefined && (await store.round(round)) !== undefined;
+    },
+    async deliver(announcement, partial, bytes) {
+      const actor = actorOfRound(announcement.round);
+      if (actor === undefined) return refuse("unknown-round", `no round ${announcement.round}`);
+      return actor.deliver(announcement, partial, bytes);
+    },
+    async recordRefusal(announcement, refusal) {
+      const { round, identity } = announcement;
+      const { code, message } = refusal;
+      const { gateway } = identity;
+      events({ level: "warn", name: "partial-refused", round, gateway, code, message });
+      await store.recordPartial(refusedRow(announcement, code, clock.nowMs()), []);
+    },
+  };
+}
+
+function refusedRow(
+  { identity, digest, round, totalBytes }: Announcement,
+  code: string,
+  receivedAtMs: number,
+) {
+  const outcome = "refused" as const;
+  const empty = { weight: 0, contributors: 0 };
+  return {
+    ...identity,
+    digest,
+    round,
+    bytes: totalBytes,
+    ...empty,
+    outcome,
+    rule: code,
+    receivedAtMs,
+  };
+}
+
+async function storedSettlement(
+  store: SessionWorld["store"],
+  identity: PartialIdentity,
+): Promise<Settled | undefined> {
+  const row = await store.partial(identity);
+  if (row === undefined) return undefined;
+  const { digest, bytes, outcome } = row;
+  const rule = row.rule ?? "";
+  const state: UploadState =
+    outcome === "refused"
+      ? {
+          receivedBytes: 0,
+          refusal: refuse(isCode(rule) ? rule : "partial-malformed", "it was refused before"),
+        }
+      : { receivedBytes: bytes, receipt: { digest, outcome, rule } };
+  return { digest, state };
+}
+
+/** Journals of rounds that ended: a crash may come between a round's end and their removal. */
+async function sweepJournals({ disk, store }: SessionWorld): Promise<void> {
+  const names = await disk.list(JOURNAL_FOLDER);
+  for (const name of names) {
+    const round = roundOfJournal(name);
+    const row = round === undefined ? undefined : await store.round(round);
+    if (row !== undefined && row.state !== "open") await disk.remove(`${JOURNAL_FOLDER}/${name}`);
+  }
+}
