@@ -366,3 +366,33 @@ test("released memory is used again, and starts from zero", () => {
 test("a grid without headroom cannot have an accumulator", () => {
   assert.throws(() => createAccumulator(kernel, layout, grids.f32, 2n ** 40n, subject), RangeError);
 });
+
+test("a piece that splits a value or lies outside the update is an error", () => {
+  const accumulator = accumulatorFor([{ name: "a", shape: [4] }], {
+    fractionBits: [20],
+    range: 1,
+  });
+  const piece = (bytes: number) => new Uint8Array(bytes);
+  assert.throws(() => accumulator.check(piece(4), "f32", 2), /split/);
+  assert.throws(() => accumulator.check(piece(6), "f32", 0), /split/);
+  assert.throws(() => accumulator.check(piece(4), "f32", -4), /outside/);
+  assert.throws(() => accumulator.check(piece(8), "f32", 12), /outside/);
+});
+
+test("check keeps to the range where the range is no float32 or no int16", () => {
+  const shape: Layout = [{ name: "a", shape: [16] }];
+  // R lies between two float32 and nearer to the upper one.
+  const accumulator = accumulatorFor(shape, {
+    fractionBits: [30],
+    range: 1 + 2 ** -24 + 2 ** -25,
+  });
+  const check = (value: number) => {
+    const bytes = new Uint8Array(new Float32Array(16).fill(value).buffer);
+    const verdict = accumulator.check(bytes, "f32", 0);
+    return verdict.ok ? "accepted" : verdict.code;
+  };
+  assert.equal(check(1), "accepted");
+  assert.equal(check(1 + 2 ** -23), "out-of-range");
+  const shorts = new Uint8Array(new Int16Array(16).fill(-32768).buffer);
+  assert.ok(accumulator.check(shorts, "i16", 0).ok);
+});

@@ -148,6 +148,20 @@ const inconsistent: Record<string, (header: Record<string, unknown>) => void> = 
   "a metric past its weight's reach": (h) => {
     h.metrics = [{ name: "acc", sum: `${2n ** 40n + 1n}`, weight: "1" }];
   },
+  "a metric far below its weight's reach": (h) => {
+    h.metrics = [{ name: "acc", sum: `${-(2n ** 40n) - 1n}`, weight: "1" }];
+  },
+  "a metric that nobody reported": (h) => {
+    h.metrics = [{ name: "acc", sum: "0", weight: "0" }];
+  },
+  "a range whose steps no double can count": (h) => {
+    h.grid = { fractionBits: [10, 4], range: 1.7e308 };
+  },
+  "a weight without headroom": (h) => {
+    h.samples = [2 ** 40, 2 ** 40];
+    h.weight = `${2 ** 41}`;
+    h.grid = { fractionBits: [10, 4], range: 2 ** 20 };
+  },
   "metrics out of order": (h) => {
     h.metrics = (h.metrics as unknown[]).toReversed();
   },
@@ -178,6 +192,37 @@ test("a wrong mark, version, reserved byte, header length or padding is refused"
     changed[at] = (changed[at] as number) ^ 0x81;
     assert.equal(codeOf(changed), "partial-malformed", `byte ${at}`);
   }
+});
+
+test("a sum one past its weight's reach is refused where doubles cannot tell", () => {
+  const samples = 2 ** 40 - 1;
+  const steps = 2 ** 20 - 1;
+  const most = BigInt(samples) * BigInt(steps);
+  assert.equal(Number(most), Number(most + 1n));
+  const frame = (sum: bigint) =>
+    joined({
+      ...sample,
+      grid: { fractionBits: [10], range: steps / 2 ** 10 },
+      layout: [{ name: "w", shape: [1] }],
+      weight: BigInt(samples),
+      contributors: [{ device: "a", samples }],
+      sum: BigInt64Array.of(sum),
+    });
+  assert.deepEqual([most, -most].map(frame).map(codeOf), ["accepted", "accepted"]);
+  for (const sum of [most + 1n, -most - 1n]) assert.equal(codeOf(frame(sum)), "partial-malformed");
+});
+
+test("sizes past the bounds are refused before anything is read", () => {
+  const messageOf = (bytes: Uint8Array) => {
+    const decoded = decodePartial(bytes);
+    return decoded.ok ? "accepted" : decoded.message;
+  };
+  assert.match(messageOf(new Uint8Array(1024 ** 3 + 1)), /too many/);
+  const long = new Uint8Array(17 * 1024 * 1024);
+  long.set(joined(sample).subarray(0, 8));
+  new DataView(long.buffer).setUint32(8, 16 * 1024 * 1024 + 1, true);
+  assert.match(messageOf(long), /too large/);
+  assert.match(messageOf(joined(sample).subarray(0, 40)), /cut short/);
 });
 
 test("no bytes make the decoder throw", () => {

@@ -73,7 +73,7 @@ test("the encoding is the smallest that holds R 2^f", () => {
 
 test("a value past the range is refused, or clamped and counted", () => {
   const g = grid(4, 1.03); // the last grid point in range is 1
-  const delta = [1.03125, -2, 1.0, 0.5];
+  const delta = [1.03125, -2, 1, 0.5];
   const refused = quantise(Float32Array.from(delta), line(4), g, { saturate: false });
   assert.ok(!refused.ok);
   assert.equal(refused.code, "out-of-range");
@@ -136,4 +136,10 @@ test("headroom is asked of every tensor and of the grid itself", () => {
     checkHeadroom(grid(31, 1), 1, 1n),
   ].map((verdict) => (verdict.ok ? "accepted" : verdict.code));
   assert.deepEqual(refusedCodes, Array(8).fill("plan-headroom"));
+});
+
+test("a value in range whose nearest grid point is not is clamped and counted", () => {
+  const { q, saturated } = quantised([1.035, -1.035, 1.03], grid(4, 1.04), true);
+  assert.deepEqual(q, [16, -16, 16]);
+  assert.equal(saturated, 2);
 });
