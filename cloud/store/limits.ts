@@ -1,4 +1,4 @@
-/** Bounds of the store, with what happens at them. */
+/** Bounds of the store and of the model files, with what happens at them. */
 export const storeLimits = {
   /** Items in one slice of a list. More asked for gives this many. */
   sliceItems: 1_000,
@@ -18,4 +18,8 @@ export const storeLimits = {
   /** Until a connection to a server counts as failed, and a statement on it, in milliseconds. */
   serverConnectMs: 10_000,
   serverStatementMs: 60_000,
+  /** Manifests and layouts of models kept in memory: those used last. */
+  manifestsCached: 32,
+  /** Model files received at once. A further one is refused with `busy`. */
+  importsAtOnce: 4,
 } as const;

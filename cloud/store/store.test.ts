@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -465,9 +465,11 @@ if (serverUrl !== undefined) {
 
   test("a database in use by another cloud is refused", async (t) => {
     const place = await serverPlace(serverUrl);
-    t.after(() => place.remove());
     const first = await place.open();
-    t.after(() => first.close());
+    t.after(async () => {
+      await first.close();
+      await place.remove();
+    });
     await assert.rejects(place.open(), failsWith("store-in-use"));
   });
 }
@@ -483,7 +485,6 @@ test("a server that is not there is a retryable failure", async () => {
 test("a directory of another PostgreSQL version is refused before the engine touches it", async (t) => {
   const dir = await mkdtemp(join(tmpdir(), "tributary-store-"));
   t.after(() => rm(dir, { recursive: true, force: true }));
-  const { mkdir } = await import("node:fs/promises");
   await mkdir(join(dir, "pg"));
   await writeFile(join(dir, "pg", "PG_VERSION"), `${Number(EMBEDDED_VERSION) + 1}\n`);
   await assert.rejects(openStore({ dataDir: dir }), failsWith("store-version"));

@@ -1,0 +1,58 @@
+import { z } from "zod";
+
+/** Addresses that only this machine reaches. `localhost` resolves to them by RFC 6761, 6.3. */
+const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
+
+const listen = (port: number, who: string) =>
+  z
+    .strictObject({
+      host: z
+        .string()
+        .regex(loopback, {
+          message: `must be a loopback address: ${who} are not authenticated yet, so this may not be reachable from a network`,
+        })
+        .default("127.0.0.1"),
+      /** 0 picks a free port. */
+      port: z.number().int().min(0).max(65_535).default(port),
+    })
+    .prefault({});
+
+const storeSchema = z
+  .strictObject({
+    /** A PostgreSQL server; without one the store is embedded, in the data directory. A secret. */
+    url: z
+      .string()
+      .regex(/^postgres(ql)?:\/\/\S+$/, { message: "must be a postgres:// URL" })
+      .optional(),
+  })
+  .prefault({});
+
+/** What an operator may set of the cloud. Times in milliseconds. */
+export const configSchema = z
+  .strictObject({
+    /** Everything the cloud keeps. One cloud process at a time. */
+    dataDir: z.string().min(1),
+    /** Where gateways connect. */
+    grpc: listen(7443, "gateways"),
+    /** The REST API. */
+    http: listen(7480, "callers"),
+    store: storeSchema,
+    /** Between a gateway's heartbeats. */
+    heartbeatIntervalMs: z.number().int().min(100).max(60_000).default(1_000),
+    /** A gateway that sent nothing for so long counts as detached. */
+    heartbeatMissedMs: z.number().int().min(200).max(600_000).default(5_000),
+    log: z.enum(["text", "json"]).default("text"),
+  })
+  .refine((config) => config.heartbeatMissedMs >= 2 * config.heartbeatIntervalMs, {
+    message: "must be at least twice heartbeatIntervalMs, or one lost heartbeat detaches a gateway",
+    path: ["heartbeatMissedMs"],
+  })
+  .refine((config) => config.grpc.port === 0 || config.grpc.port !== config.http.port, {
+    message: "must differ from grpc.port",
+    path: ["http", "port"],
+  });
+
+export type CloudConfig = z.infer<typeof configSchema>;
+
+/** Keys that `--print-config` does not show: a store's URL holds a password. */
+export const secretKeys = ["url"] as const;
