@@ -81,12 +81,27 @@ test("what is no config is refused in words", async () => {
   });
 });
 
+test("a YAML error shows no line of the file, which may hold a secret", async () => {
+  await assert.rejects(load("token: hush\nsite: [a, token: hush: x\n"), (error: Error) => {
+    assert.match(error.message, /line \d/);
+    assert.ok(!error.message.includes("hush"));
+    return true;
+  });
+});
+
+test("a value from the environment keeps its zeros, and its variable is named", async () => {
+  assert.equal((await load("deadlineMs: 10", { TRIBUTARY_SITE: "007" })).site, "007");
+  await assert.rejects(load("site: a", { TRIBUTARY_LISTEN__PORT: "high" }), {
+    message: /listen\.port \(from TRIBUTARY_LISTEN__PORT\)/,
+  });
+});
+
 test("a bomb of aliases is refused", async () => {
   const levels = Array.from(
     { length: 12 },
     (_, i) => `a${i + 1}: &a${i + 1} [${Array(9).fill(`*a${i}`).join(",")}]`,
   );
-  await assert.rejects(load(`a0: &a0 x\n${levels.join("\n")}\n`));
+  await assert.rejects(load(`a0: &a0 x\n${levels.join("\n")}\n`), { code: "config-invalid" });
 });
 
 test("an environment variable cannot reach a prototype", async () => {

@@ -26,20 +26,22 @@ export async function loadConfig<S extends z.ZodType>(
 ): Promise<z.infer<S>> {
   const lines = new LineCounter();
   const document = source.file === undefined ? undefined : await readDocument(source.file, lines);
-  const values: unknown = document?.toJS({ maxAliasCount: 50 }) ?? {};
+  const values = document === undefined ? {} : valuesOf(document, source.file ?? "");
   if (typeof values !== "object" || values === null || Array.isArray(values)) {
     throw new TributaryError("config-invalid", `${source.file} must hold a map of settings`);
   }
-  const merged = overlay(values as Record<string, unknown>, source);
+  const variables = new Map<string, string>();
+  const merged = overlay(values as Record<string, unknown>, source, variables);
   const checked = source.schema.safeParse(merged);
   if (checked.success) return checked.data;
+  const placeOf = (path: readonly PropertyKey[]) => {
+    const variable = variables.get(path.join("."));
+    return variable === undefined ? lineOf(document, lines, path) : ` (from ${variable})`;
+  };
   const problems = checked.error.issues
     .flatMap((issue) => describe(issue, source.schema))
     .slice(0, SHOWN_ISSUES)
-    .map(
-      ({ path, message }) =>
-        `  ${path.join(".") || "config"}${lineOf(document, lines, path)}: ${message}`,
-    );
+    .map(({ path, message }) => `  ${path.join(".") || "config"}${placeOf(path)}: ${message}`);
   throw new TributaryError(
     "config-invalid",
     `${source.file ?? "the environment"} is not a valid config:\n${problems.join("\n")}`,
@@ -60,28 +62,48 @@ async function readDocument(file: string, lines: LineCounter): Promise<Document>
       cause,
     });
   }
-  const document = parseDocument(text, { lineCounter: lines });
-  const error = document.errors[0];
+  // Pretty errors quote the source, where secrets may stand.
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const error = document.errors[0] ?? document.warnings[0];
   if (error !== undefined) {
-    throw new TributaryError("config-invalid", `${file} is not YAML: ${error.message}`, {
-      cause: error,
-    });
+    const { line } = lines.linePos(error.pos[0]);
+    throw new TributaryError(
+      "config-invalid",
+      `${file} is not YAML (line ${line}): ${error.message}`,
+    );
   }
   return document;
+}
+
+function valuesOf(document: Document, file: string): unknown {
+  try {
+    return document.toJS({ maxAliasCount: 50 }) ?? {};
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new TributaryError("config-invalid", `${file} cannot be read: ${why}`, { cause });
+  }
 }
 
 function overlay<S extends z.ZodType>(
   values: Record<string, unknown>,
   { env, envPrefix }: ConfigSource<S>,
+  variables: Map<string, string>,
 ): Record<string, unknown> {
   const merged = structuredClone(values);
   for (const [name, text] of Object.entries(env)) {
     if (!name.startsWith(envPrefix) || text === undefined) continue;
     const path = name.slice(envPrefix.length).split("__").map(camelCase);
     if (path.some((part) => part === "" || Object.hasOwn(Object.prototype, part))) continue;
-    set(merged, path, parseDocument(text).toJS());
+    set(merged, path, scalar(text));
+    variables.set(path.join("."), name);
   }
   return merged;
+}
+
+/** `1884` and `true` are what they look like; `007` stays text, for its zeros would be lost. */
+function scalar(text: string): unknown {
+  const value: unknown = parseDocument(text).toJS();
+  return typeof value === "number" && String(value) !== text ? text : value;
 }
 
 /** `DATA_DIR` and `dataDir` both name `dataDir`. */

@@ -78,6 +78,14 @@ export function diskContract(
     }
   });
 
+  check("the root itself cannot be removed", async (disk) => {
+    await disk.writeFileAtomic("kept", [bytes("x")]);
+    for (const path of ["", ".", "a/.."]) {
+      await assert.rejects(async () => disk.remove(path), /cannot be removed/);
+    }
+    assert.equal(text(await disk.readFile("kept")), "x");
+  });
+
   check("free space is a number", async (disk) => {
     assert.ok((await disk.freeBytes()) > 0);
   });

@@ -54,6 +54,9 @@ export type ReadFile = {
   close(): Promise<void>;
 };
 
+/** Ending of a file that is being written; one that a crash left behind is not listed. */
+const TEMPORARY = ".tmp";
+
 /** Checks that a path stays inside; shared with the disk in memory. */
 export function insidePath(path: string): string {
   const clean = normalize(path);
@@ -67,6 +70,15 @@ export function insidePath(path: string): string {
       "disk-failed",
       `path ${JSON.stringify(path)} leads out of the data directory`,
     );
+  }
+  return clean;
+}
+
+/** A path that is not the data directory itself, which nobody may remove. */
+export function belowRoot(path: string): string {
+  const clean = insidePath(path);
+  if (clean === "." || clean === "./") {
+    throw new TributaryError("disk-failed", "the data directory itself cannot be removed");
   }
   return clean;
 }
@@ -133,10 +145,14 @@ export function nodeDisk(root: string): Disk {
   const at = (path: string) => join(root, insidePath(path));
   let temporaries = 0;
   return {
-    readFile: (path) => attempt("read", path, () => readFile(at(path))),
+    readFile: (path) =>
+      attempt("read", path, async () => {
+        const { buffer, byteOffset, length } = await readFile(at(path));
+        return new Uint8Array(buffer, byteOffset, length);
+      }),
     async writeFileAtomic(path, parts) {
       const target = at(path);
-      const temporary = `${target}.${process.pid}-${temporaries++}.tmp`;
+      const temporary = `${target}.${process.pid}-${temporaries++}${TEMPORARY}`;
       await attempt("write", path, async () => {
         await mkdir(dirname(target), { recursive: true });
         const handle = await open(temporary, "w");
@@ -157,7 +173,7 @@ export function nodeDisk(root: string): Disk {
     openRead: (path) => attempt("open", path, () => openReadAt(at(path), path)),
     async list(dir) {
       try {
-        return (await readdir(at(dir))).sort();
+        return (await readdir(at(dir))).filter((name) => !name.endsWith(TEMPORARY)).sort();
       } catch (cause) {
         if ((cause as NodeJS.ErrnoException).code === "ENOENT") return [];
         throw failure("list", dir, cause);
@@ -165,7 +181,7 @@ export function nodeDisk(root: string): Disk {
     },
     remove: (path) =>
       attempt("remove", path, async () => {
-        await rm(at(path), { recursive: true, force: true });
+        await rm(join(root, belowRoot(path)), { recursive: true, force: true });
         await syncDirAt(dirname(at(path))).catch(() => undefined);
       }),
     async exists(path) {
@@ -179,6 +195,7 @@ export function nodeDisk(root: string): Disk {
       }),
     freeBytes: () =>
       attempt("measure", root, async () => {
+        await mkdir(root, { recursive: true });
         const { bavail, bsize } = await statfs(root);
         return bavail * bsize;
       }),

@@ -15,12 +15,19 @@ const WINDOW_BYTES = 1 << 20;
 
 async function frameAt(
   reader: ReadFile,
+  path: string,
   offset: number,
   salt: JournalSalt,
   frameBytes: number,
 ): Promise<Frame | undefined> {
   const header = decodeFrameHeader(await reader.read(offset, FRAME_HEADER_BYTES), 0, salt);
-  if (header === undefined || header.length > frameBytes) return undefined;
+  if (header === undefined) return undefined;
+  if (header.length > frameBytes) {
+    throw new TributaryError(
+      "frame-too-large",
+      `${path} holds a frame of ${header.length} bytes at byte ${offset}; this program reads up to ${frameBytes}`,
+    );
+  }
   const body = await reader.read(offset + FRAME_HEADER_BYTES, header.length);
   if (body.length !== header.length || crc32(body) !== header.bodyCrc) return undefined;
   return { kind: header.kind, body, offset };
@@ -39,7 +46,7 @@ export async function endOfJournal(
 ): Promise<number> {
   let offset = FILE_HEADER_BYTES;
   while (offset < reader.size) {
-    const frame = await frameAt(reader, offset, salt, frameBytes);
+    const frame = await frameAt(reader, path, offset, salt, frameBytes);
     if (frame === undefined) break;
     offset = nextOffset(frame);
   }
@@ -81,7 +88,7 @@ export async function readFrames(
 ): Promise<void> {
   let offset = FILE_HEADER_BYTES;
   while (offset < end) {
-    const frame = await frameAt(reader, offset, salt, frameBytes);
+    const frame = await frameAt(reader, path, offset, salt, frameBytes);
     if (frame === undefined) {
       throw new TributaryError("journal-corrupt", `${path} is damaged at byte ${offset}`);
     }

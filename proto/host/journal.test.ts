@@ -193,6 +193,45 @@ test("after a failed sync the journal takes nothing until it is opened again", a
   assert.deepEqual(await bodies(disk), ["1:kept"]);
 });
 
+test("what a failed sync left in the file is not read back as durable", async () => {
+  const disk = memoryDisk();
+  const journal = await open(disk);
+  await journal.append(1, [Buffer.from("kept")]);
+  disk.fail("sync");
+  await assert.rejects(journal.append(2, [Buffer.from("never synced")]));
+  disk.fail("none");
+  assert.deepEqual(await bodies(disk), ["1:kept"]);
+});
+
+test("frames that a killed process wrote and did not sync are durable once they were read", async () => {
+  const disk = memoryDisk();
+  const journal = await open(disk);
+  const before = disk.syncs;
+  await journal.append(1, [Buffer.from("x")]);
+  await journal.close();
+  const bytes = await disk.readFile("j");
+  const unsynced = await disk.openAppend("k");
+  await unsynced.append([bytes]);
+  const reopened = await openJournal(disk, "k", { limits, random });
+  await reopened.close();
+  assert.ok(disk.syncs > before);
+  disk.crash();
+  assert.equal((await disk.readFile("k")).length, bytes.length);
+});
+
+test("a smaller bound refuses larger frames and cuts none", async () => {
+  const disk = memoryDisk();
+  const journal = await open(disk);
+  await journal.append(1, [new Uint8Array(500)]);
+  await journal.close();
+  const size = (await disk.readFile("j")).length;
+  const smaller = { frameBytes: 100, pendingBytes: 100 };
+  await assert.rejects(openJournal(disk, "j", { limits: smaller, random }), {
+    code: "frame-too-large",
+  });
+  assert.equal((await disk.readFile("j")).length, size);
+});
+
 test("a full disk is named as such", async () => {
   const disk = memoryDisk();
   const journal = await open(disk);

@@ -16,7 +16,7 @@ export type { Frame } from "./journal-format.js";
 export type JournalLimits = {
   /** Body of one frame, in bytes; a longer one is refused with `frame-too-large`. */
   readonly frameBytes: number;
-  /** Bodies that wait for the disk, in bytes; an append beyond it waits its turn. */
+  /** Bodies written and synced in one go, in bytes; what comes beyond it is in the next batch. */
   readonly pendingBytes: number;
 };
 
@@ -44,6 +44,9 @@ export type Journal = {
   remove(): Promise<void>;
 };
 
+/** Appends that may wait for the disk; more are rejected with `journal-busy`. */
+const QUEUE_APPENDS = 10_000;
+
 type Pending = {
   readonly frames: readonly { readonly kind: number; readonly parts: readonly Uint8Array[] }[];
   readonly bytes: number;
@@ -64,10 +67,9 @@ export async function openJournal(
   try {
     const { salt, end } = await prepare(disk, path, file, limits, random);
     const cutBytes = file.size - end;
-    if (cutBytes > 0) {
-      await file.truncate(end);
-      await file.sync();
-    }
+    if (cutBytes > 0) await file.truncate(end);
+    // Frames of a process that was killed before its sync are whole, but not durable yet.
+    await file.sync();
     return running(disk, path, file, limits, salt, cutBytes);
   } catch (error) {
     await file.close();
@@ -154,6 +156,8 @@ function running(
         for (const { resolve } of batch) resolve();
       } catch (cause) {
         failed ??= poisoned(path, cause);
+        // After a failed sync, pages may read back that never reach the disk: take them out again.
+        await file.truncate(durableBytes).catch(() => {});
         for (const { reject } of batch) reject(failed);
       }
     }
@@ -168,6 +172,7 @@ function running(
       bytes += length;
     }
     if (failed !== undefined) return Promise.reject(failed);
+    if (queue.length >= QUEUE_APPENDS) return Promise.reject(busy(path));
     return new Promise((resolve, reject) => {
       queue.push({ frames, bytes, resolve, reject });
       // One turn later, so that appends of the same turn share the sync.
@@ -204,6 +209,12 @@ function running(
       await disk.remove(path);
     },
   };
+}
+
+function busy(path: string): TributaryError {
+  return new TributaryError("journal-busy", `${QUEUE_APPENDS} appends wait for ${path}`, {
+    retryable: true,
+  });
 }
 
 function poisoned(path: string, cause: unknown): TributaryError {

@@ -1,5 +1,5 @@
 import { TributaryError } from "../wire/errors.js";
-import { type AppendFile, type Disk, insidePath, type ReadFile } from "./disk.js";
+import { type AppendFile, belowRoot, type Disk, insidePath, type ReadFile } from "./disk.js";
 import type { Random } from "./random.js";
 
 /**
@@ -124,7 +124,7 @@ export function memoryDisk({ random }: { readonly random?: Random } = {}): Memor
       return [...new Set(names)].filter((name) => name !== "").sort();
     },
     async remove(path) {
-      const clean = insidePath(path);
+      const clean = belowRoot(path);
       if (failing === "read-only") writable(clean);
       for (const name of [...files.keys()]) {
         if (name === clean || name.startsWith(`${clean}/`)) files.delete(name);

@@ -80,3 +80,31 @@ test("a data directory has one owner, and a dead one's lock is taken over", asyn
   await (await acquireLock(dir)).release();
   await rm(dir, { recursive: true });
 });
+
+test("of many processes that find a dead owner's lock, one gets the directory", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "tributary-lock-"));
+  const module = new URL("./lock.js", import.meta.url).href;
+  const script = `
+    const { acquireLock } = await import(${JSON.stringify(module)});
+    process.send("ready");
+    await new Promise((go) => process.once("message", go));
+    const got = await acquireLock(${JSON.stringify(dir)}).then(() => true, () => false);
+    process.send(got);
+    await new Promise((done) => process.once("message", done));
+    process.disconnect();`;
+  const children = Array.from({ length: 6 }, () =>
+    spawn(process.execPath, ["--input-type=module", "-e", script], {
+      stdio: ["ignore", "inherit", "inherit", "ipc"],
+    }),
+  );
+  await Promise.all(children.map((child) => once(child, "message")));
+  await writeFile(join(dir, "LOCK"), "999999999 1 x");
+  const answers = children.map(async (child) => (await once(child, "message"))[0] as boolean);
+  for (const child of children) child.send("go");
+  const got = await Promise.all(answers);
+  assert.equal(got.filter(Boolean).length, 1);
+  const gone = children.map((child) => once(child, "close"));
+  for (const child of children) child.send("done");
+  await Promise.all(gone);
+  await rm(dir, { recursive: true });
+});
