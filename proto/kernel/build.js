@@ -24,6 +24,7 @@ async function isCurrent() {
 async function build() {
   const { default: asc } = await import("assemblyscript/asc");
   let wasm;
+  let diagnostics = "";
   const options = [
     "--outFile",
     "fold.wasm",
@@ -33,16 +34,21 @@ async function build() {
     "simd",
     "--importMemory",
   ];
-  const { error, stderr } = await asc.main(
+  const { error } = await asc.main(
     [source, "--baseDir", "/", ...options, "-O3", "--noAssert", "--converge"],
     {
+      stderr: {
+        write(text) {
+          diagnostics += text;
+        },
+      },
       writeFile(name, contents) {
         if (name.endsWith("fold.wasm")) wasm = contents;
       },
     },
   );
   if (error || wasm === undefined) {
-    throw new Error(`the kernel does not compile:\n${stderr.toString()}`, { cause: error });
+    throw new Error(`the kernel does not compile:\n${diagnostics}`, { cause: error });
   }
   await mkdir(folder, { recursive: true });
   // Renamed into place, so that two builds at once cannot leave half a file.
