@@ -93,8 +93,8 @@ function readReport(
   report: DevicesChanged,
 ): Verdict<{ readonly joined: Joined[]; readonly left: readonly string[] }, "malformed"> {
   const { joined, left } = report;
-  if (joined.length + left.length > limits.devicesPerMessage)
-    return refuse("malformed", `${joined.length + left.length} devices in one message`);
+  const most = Math.max(joined.length, left.length);
+  if (most > limits.devicesPerMessage) return refuse("malformed", `${most} devices in one message`);
   if (!left.every(isId)) return refuse("malformed", "a device id that is none");
   const read: Joined[] = [];
   for (const { device, sdk, attributes } of joined) {

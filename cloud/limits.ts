@@ -8,12 +8,10 @@ export const limits = {
   gateways: 10_000,
   /** Devices known at a time. Further ones are left out of the fleet, with an event. */
   devices: 200_000,
-  /** Devices in one DevicesChanged. A longer message is `malformed` and ends the stream. */
+  /** Devices joined, and left, in one DevicesChanged. More is `malformed` and ends the stream. */
   devicesPerMessage: 500,
-  /** Between heartbeats, as Welcome asks for, in milliseconds. */
-  heartbeatIntervalMs: 1_000,
-  /** A gateway that sent nothing for so long is taken as detached, in milliseconds. */
-  heartbeatMissedMs: 5_000,
+  /** Rounds that a Hello names. More is `malformed`. */
+  helloRounds: 1_024,
   /** From the stream's opening to its Hello, in milliseconds; then it is ended. */
   helloTimeoutMs: 10_000,
   /** Messages down that wait for one gateway's stream to drain. Past it the stream is ended. */
@@ -49,6 +47,8 @@ export const limits = {
 
   /** Events that wait for the store. Further ones are only written to the log. */
   eventBacklog: 10_000,
+  /** FetchModel calls served at a time. A further one is refused with `busy`. */
+  modelReads: 256,
   /** Shutdown waits so long for open calls, in milliseconds. */
   shutdownMs: 5_000,
 } as const;

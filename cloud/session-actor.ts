@@ -496,7 +496,6 @@ export function createSessionActor(
   ): Promise<Taken> => {
     const known = await store.round(round);
     if (known === undefined) return refuse("unknown-round", `no round ${round}`);
-    if (known.state === "open") return refuse("busy", `${round} waits for its session to resume`);
     if (known.base !== partial.base)
       return refuse("base-mismatch", `${round} starts from ${known.base}, not ${partial.base}`);
     if (held.contributors.length === 0)

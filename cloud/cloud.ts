@@ -1,0 +1,137 @@
+import { join } from "node:path";
+import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
+import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
+import { acquireLock } from "@tributary/proto/host/lock.js";
+import { type Random, systemRandom } from "@tributary/proto/host/random.js";
+import { loadKernel } from "@tributary/proto/host/wasm.js";
+import { createAttachments } from "./attach.js";
+import type { CloudConfig } from "./config.js";
+import { createDevices } from "./devices.js";
+import type { CloudEvent, CloudEvents } from "./events.js";
+import { createFleetRecord, loadFleet } from "./fleet-record.js";
+import { createGateways } from "./gateways.js";
+import { listenGrpc } from "./grpc-server.js";
+import { createInbox } from "./inbox.js";
+import { createModels, type Models } from "./models.js";
+import { createService } from "./service.js";
+import type { Sessions } from "./session-view.js";
+import { openSessions } from "./sessions.js";
+import { SPOOL_FOLDER } from "./spool.js";
+import { openStore } from "./store/open.js";
+import type { Store } from "./store/store.js";
+
+export type CloudOptions = {
+  readonly config: CloudConfig;
+  readonly softwareVersion: string;
+  readonly events: CloudEvents;
+  /** Parts that tests replace. */
+  readonly clock?: Clock;
+  readonly random?: Random;
+  readonly disk?: Disk;
+  readonly store?: Store;
+};
+
+/** A running cloud. */
+export type Cloud = {
+  readonly grpcPort: number;
+  readonly httpPort: number;
+  readonly sessions: Sessions;
+  readonly models: Models;
+  readonly store: Store;
+  close(): Promise<void>;
+};
+
+/**
+ * Composes the cloud in the order the data flows, and resolves once both listeners are up and every
+ * session that ran goes on. Failures: those of its parts; what was opened before is closed again.
+ */
+export async function createCloud(options: CloudOptions): Promise<Cloud> {
+  const { config, softwareVersion } = options;
+  const clock = options.clock ?? systemClock();
+  const random = options.random ?? systemRandom();
+  const disk = options.disk ?? nodeDisk(config.dataDir);
+  const teardown: (() => Promise<unknown>)[] = [];
+  const close = async () => {
+    for (let undo = teardown.pop(); undo !== undefined; undo = teardown.pop()) await undo();
+  };
+  try {
+    const lock = await acquireLock(config.dataDir);
+    teardown.push(() => lock.release());
+    const store =
+      options.store ?? (await openStore({ dataDir: config.dataDir, url: config.store.url }));
+    teardown.push(() => store.close());
+    const models = createModels(disk, store, random);
+    await models.sweep();
+    await disk.remove(SPOOL_FOLDER);
+
+    const fleet = await loadFleet(store);
+    const gateways = createGateways(clock, fleet.gateways);
+    const devices = createDevices(clock, fleet.devices);
+    const record = createFleetRecord(store, clock, gateways, devices, options.events);
+    teardown.push(() => record.close());
+    const events = (event: CloudEvent) => {
+      options.events(event);
+      record.record(event);
+    };
+
+    const attachments = createAttachments({
+      clock,
+      gateways,
+      devices,
+      events,
+      upstream: "cloud",
+      heartbeatIntervalMs: config.heartbeatIntervalMs,
+      heartbeatMissedMs: config.heartbeatMissedMs,
+    });
+    const sessions = await openSessions({
+      clock,
+      random,
+      disk,
+      kernel: loadKernel(),
+      store,
+      models,
+      gateways,
+      devices,
+      links: attachments.links,
+      events,
+    });
+    teardown.push(() => sessions.close());
+    const inbox = createInbox(disk, clock, sessions.destination);
+    teardown.push(() => inbox.close());
+    await sessions.resumeAll();
+
+    const service = createService({
+      attachments,
+      members: sessions.members,
+      inbox,
+      events,
+      async openModel(model, digest) {
+        const row = await store.model(model);
+        return row?.digest === digest ? models.open(digest) : undefined;
+      },
+    });
+    const grpc = await listenGrpc(service, config.grpc, clock);
+    teardown.push(() => {
+      attachments.close();
+      return grpc.close();
+    });
+    const httpPort = 0;
+    void softwareVersion;
+    void join;
+    events({ level: "info", name: "cloud-started", grpcPort: grpc.port, httpPort });
+    return {
+      grpcPort: grpc.port,
+      httpPort,
+      sessions: sessions.sessions,
+      models,
+      store,
+      async close() {
+        await close();
+        options.events({ level: "info", name: "cloud-stopped" });
+      },
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

@@ -1,0 +1,57 @@
+import { Server, ServerCredentials } from "@grpc/grpc-js";
+import {
+  type ReducerServiceServer,
+  ReducerServiceService,
+} from "@tributary/proto/gen/tributary/v1/reducer.js";
+import type { Clock } from "@tributary/proto/host/clock.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import { limits } from "./limits.js";
+
+export type GrpcServer = {
+  readonly port: number;
+  /** Waits for open calls, for a bounded time, then ends them. */
+  close(): Promise<void>;
+};
+
+/** Serves gateways at an address. Failure: `port-in-use`. */
+export async function listenGrpc(
+  service: ReducerServiceServer,
+  address: { readonly host: string; readonly port: number },
+  clock: Clock,
+): Promise<GrpcServer> {
+  const server = new Server({
+    "grpc.max_receive_message_length": wireLimits.grpcMessageBytes,
+    "grpc.max_send_message_length": wireLimits.grpcMessageBytes,
+    "grpc.keepalive_time_ms": wireLimits.keepaliveIntervalMs,
+    "grpc.keepalive_timeout_ms": wireLimits.keepaliveTimeoutMs,
+    "grpc.keepalive_permit_without_calls": 1,
+  });
+  server.addService(ReducerServiceService, service);
+  const host = address.host.includes(":") ? `[${address.host}]` : address.host;
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync(
+      `${host}:${address.port}`,
+      ServerCredentials.createInsecure(),
+      (cause, bound) => {
+        if (cause === null) return resolve(bound);
+        const message = `cannot listen on ${host}:${address.port}: ${cause.message}`;
+        reject(new TributaryError("port-in-use", message, { cause }));
+      },
+    );
+  });
+  return {
+    port,
+    close: () =>
+      new Promise((resolve) => {
+        const timer = clock.setTimer(limits.shutdownMs, () => {
+          server.forceShutdown();
+          resolve();
+        });
+        server.tryShutdown(() => {
+          timer.cancel();
+          resolve();
+        });
+      }),
+  };
+}
