@@ -75,6 +75,9 @@ export function createModels(disk: Disk, store: Store, random: Random): Models {
     const unfit = judge(id, bytes, file);
     if (unfit !== undefined) return unfit;
     if ((await store.model(id)) !== undefined) return exists(id);
+    // A session's own models are what its rounds made, and the one it began with.
+    if ((await store.session(name)) !== undefined)
+      return refuse("model-exists", `a session is named ${name}; import under another name`);
     const saved = await save(id, bytes, file.layout);
     const model: ModelRow = {
       id,

@@ -1,0 +1,86 @@
+import { idSchema } from "@tributary/proto/wire/ids.js";
+import { z } from "zod";
+import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
+import type { Api, ApiPorts } from "./ports.js";
+import { problemResponses } from "./problem.js";
+import { deviceSchema, eventSchema, gatewaySchema } from "./schemas.js";
+
+export function fleetRoutes(api: Api, { store, clock, version }: ApiPorts): void {
+  const startedAtMs = clock.nowMs();
+
+  api.get(
+    "/health",
+    {
+      schema: {
+        tags: ["health"],
+        summary: "Whether the cloud and its store answer",
+        response: {
+          200: z.object({ status: z.literal("ok"), version: z.string(), uptimeMs: z.number() }),
+          ...problemResponses,
+        },
+      },
+    },
+    async () => {
+      await store.ping();
+      return { status: "ok" as const, version, uptimeMs: clock.nowMs() - startedAtMs };
+    },
+  );
+
+  api.get(
+    "/gateways",
+    {
+      schema: {
+        tags: ["fleet"],
+        summary: "Gateways by id",
+        querystring: z.strictObject(pageQuery(idSchema)),
+        response: { 200: sliceSchema(gatewaySchema), ...problemResponses },
+      },
+    },
+    async ({ query: { cursor, limit } }) =>
+      toAnswer(await store.listGateways({ after: cursor, limit })),
+  );
+
+  api.get(
+    "/devices",
+    {
+      schema: {
+        tags: ["fleet"],
+        summary: "Devices by id",
+        querystring: z.strictObject({
+          site: idSchema.optional(),
+          gateway: idSchema.optional(),
+          ...pageQuery(idSchema),
+        }),
+        response: { 200: sliceSchema(deviceSchema), ...problemResponses },
+      },
+    },
+    async ({ query: { site, gateway, cursor, limit } }) =>
+      toAnswer(await store.listDevices({ site, gateway }, { after: cursor, limit })),
+  );
+
+  api.get(
+    "/events",
+    {
+      schema: {
+        tags: ["events"],
+        summary: "Events after a sequence, oldest first; without one, the newest",
+        querystring: z.strictObject({
+          after: z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER).optional(),
+          limit: pageQuery(z.number()).limit,
+        }),
+        response: {
+          200: z.object({
+            items: z.array(eventSchema),
+            /** Also at the end: ask again with it for what comes later. */
+            after: z.number(),
+          }),
+          ...problemResponses,
+        },
+      },
+    },
+    async ({ query: { after, limit } }) => {
+      const { items } = await store.listEvents({ after, limit });
+      return { items: [...items], after: items.at(-1)?.sequence ?? after ?? 0 };
+    },
+  );
+}

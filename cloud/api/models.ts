@@ -1,0 +1,167 @@
+import type { Readable } from "node:stream";
+import { idSchema, modelIdSchema, splitNumberedId } from "@tributary/proto/wire/ids.js";
+import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import type { FastifyReply } from "fastify";
+import { z } from "zod";
+import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
+import { sendFile } from "./file.js";
+import type { Api, ApiPorts } from "./ports.js";
+import { problem, problemResponses, sendProblem } from "./problem.js";
+import { contributionSchema, modelSchema, modelStateSchema, sessionSchema } from "./schemas.js";
+import { answerWith } from "./sessions.js";
+
+const params = z.object({ id: modelIdSchema });
+const sequenceKey = z.number().int().min(0);
+
+export function modelRoutes(api: Api, ports: ApiPorts): void {
+  const { sessions, store, models } = ports;
+
+  uploadRoute(api, ports);
+
+  api.get(
+    "/models",
+    {
+      schema: {
+        tags: ["models"],
+        summary: "Models, newest first",
+        querystring: z.strictObject({
+          session: idSchema.optional(),
+          state: modelStateSchema.optional(),
+          ...pageQuery(sequenceKey),
+        }),
+        response: { 200: sliceSchema(modelSchema), ...problemResponses },
+      },
+    },
+    async ({ query: { session, state, cursor, limit } }) =>
+      toAnswer(await store.listModels({ session, state }, { after: cursor, limit })),
+  );
+
+  api.get(
+    "/models/:id",
+    {
+      schema: {
+        tags: ["models"],
+        summary: "A model",
+        params,
+        response: { 200: modelSchema, ...problemResponses },
+      },
+    },
+    async ({ params: { id } }, reply) => (await store.model(id)) ?? unknown(reply, id),
+  );
+
+  api.get(
+    "/models/:id/trail",
+    {
+      schema: {
+        tags: ["models"],
+        summary: "A model and its ancestors, back to the root",
+        params,
+        querystring: z.strictObject(pageQuery(sequenceKey)),
+        response: { 200: sliceSchema(modelSchema), ...problemResponses },
+      },
+    },
+    async ({ params: { id }, query: { cursor, limit } }, reply) => {
+      if ((await store.model(id)) === undefined) return unknown(reply, id);
+      return toAnswer(await store.trail(id, { after: cursor, limit }));
+    },
+  );
+
+  api.get(
+    "/models/:id/contributions",
+    {
+      schema: {
+        tags: ["models"],
+        summary: "The contributions that are in a model, by device",
+        params,
+        querystring: z.strictObject(
+          pageQuery(z.tuple([z.number().int().min(0), z.string().max(64)])),
+        ),
+        response: { 200: sliceSchema(contributionSchema), ...problemResponses },
+      },
+    },
+    async ({ params: { id }, query: { cursor, limit } }, reply) => {
+      const model = await store.model(id);
+      if (model === undefined) return unknown(reply, id);
+      const made = model.round === null ? undefined : splitNumberedId(model.round);
+      if (made === undefined) return { items: [], next: null };
+      const filter = { session: made.session, round: made.number, outcome: "model" } as const;
+      return toAnswer(await store.listContributions(filter, { after: cursor, limit }));
+    },
+  );
+
+  api.get(
+    "/models/:id/file",
+    {
+      schema: {
+        tags: ["models"],
+        summary: "The model as a safetensors file; honours Range and If-None-Match",
+        produces: ["application/octet-stream"],
+        params,
+      },
+    },
+    async (request, reply) => {
+      const { id } = request.params;
+      const model = await store.model(id);
+      if (model === undefined) return unknown(reply, id);
+      return sendFile(request, reply, models, model);
+    },
+  );
+
+  api.post(
+    "/models/:id/activate",
+    {
+      schema: {
+        tags: ["models"],
+        summary: "Make a model its session's head: the next round starts from it",
+        params,
+        response: { 200: sessionSchema, ...problemResponses },
+      },
+    },
+    async (request, reply) => answerWith(reply, await sessions.activate(request.params.id)),
+  );
+}
+
+/** In a scope of its own: only here is an octet-stream taken, unread, and past the JSON bound. */
+function uploadRoute(api: Api, { models, clock }: ApiPorts): void {
+  api.register(async (scope: Api) => {
+    scope.removeAllContentTypeParsers();
+    scope.addContentTypeParser("application/octet-stream", (_request, payload, done) =>
+      done(null, payload),
+    );
+    scope.post(
+      "/models",
+      {
+        bodyLimit: wireLimits.modelBytes,
+        schema: {
+          tags: ["models"],
+          summary: "Import a safetensors file of finite float32 tensors as model <name>.0",
+          consumes: ["application/octet-stream"],
+          querystring: z.strictObject({ name: idSchema }),
+          response: { 201: modelSchema, ...problemResponses },
+        },
+      },
+      async (request, reply) => {
+        const body = request.body as Readable | undefined;
+        if (body === undefined)
+          return sendProblem(
+            reply,
+            problem("unsupported-media-type", "send the file as application/octet-stream"),
+          );
+        // Leaving the loop early must not destroy the request: the answer goes out on its socket.
+        const pieces = body.iterator({ destroyOnReturn: false });
+        const imported = await models.importFile(request.query.name, pieces, clock.nowMs());
+        if (imported.ok)
+          return reply
+            .code(201)
+            .header("location", `/api/v1/models/${imported.model.id}`)
+            .send(imported.model);
+        if (!body.readableEnded) reply.header("connection", "close");
+        return sendProblem(reply, problem(imported.code, imported.message));
+      },
+    );
+  });
+}
+
+function unknown(reply: FastifyReply, id: string): FastifyReply {
+  return sendProblem(reply, problem("unknown-model", `no model ${id}`));
+}

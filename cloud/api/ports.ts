@@ -1,0 +1,28 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Clock } from "@tributary/proto/host/clock.js";
+import type { FastifyBaseLogger, FastifyInstance, RawServerDefault } from "fastify";
+import type { ZodTypeProvider } from "fastify-type-provider-zod";
+import type { CloudEvents } from "../events.js";
+import type { Models } from "../models.js";
+import type { Sessions } from "../session-view.js";
+import type { Store } from "../store/store.js";
+
+/** The parts of the cloud that the API speaks for. */
+export type ApiPorts = {
+  readonly sessions: Sessions;
+  readonly store: Store;
+  readonly models: Models;
+  readonly clock: Clock;
+  readonly events: CloudEvents;
+  /** Of this build, as shown by /health and the OpenAPI document. */
+  readonly version: string;
+};
+
+/** The server, with routes typed by their zod schemas. */
+export type Api = FastifyInstance<
+  RawServerDefault,
+  IncomingMessage,
+  ServerResponse,
+  FastifyBaseLogger,
+  ZodTypeProvider
+>;

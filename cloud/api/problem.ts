@@ -1,0 +1,73 @@
+import { STATUS_CODES } from "node:http";
+import type { FastifyReply } from "fastify";
+import { z } from "zod";
+
+/** Codes that a problem can have, with the HTTP status of each. The set is closed. */
+const statuses = {
+  "invalid-request": 400,
+  "request-aborted": 400,
+  "plan-invalid": 422,
+  "plan-headroom": 422,
+  "model-malformed": 422,
+  "unknown-route": 404,
+  "unknown-session": 404,
+  "unknown-model": 404,
+  "session-exists": 409,
+  "model-exists": 409,
+  "wrong-state": 409,
+  "foreign-model": 409,
+  "foreign-origin": 403,
+  "foreign-host": 421,
+  "too-large": 413,
+  "unsupported-media-type": 415,
+  "range-not-satisfiable": 416,
+  busy: 503,
+  unavailable: 503,
+  internal: 500,
+} as const;
+
+export type ProblemCode = keyof typeof statuses;
+
+const issueSchema = z.object({ path: z.string(), message: z.string() });
+export type Issue = z.infer<typeof issueSchema>;
+
+/** RFC 9457, with the code and, for an invalid request, what is wrong where. */
+export const problemSchema = z
+  .object({
+    type: z.string(),
+    title: z.string(),
+    status: z.number().int(),
+    detail: z.string(),
+    code: z.enum(Object.keys(statuses) as [ProblemCode, ...ProblemCode[]]),
+    issues: z.array(issueSchema).optional(),
+  })
+  .describe("Problem details (RFC 9457)");
+export type Problem = z.infer<typeof problemSchema>;
+
+export function problem(code: ProblemCode, detail: string, issues?: readonly Issue[]): Problem {
+  const status = statuses[code];
+  return {
+    type: `urn:tributary:problem:${code}`,
+    title: STATUS_CODES[status] ?? code,
+    status,
+    detail,
+    code,
+    ...(issues && { issues: [...issues] }),
+  };
+}
+
+/** Seconds after which a caller may try again what failed for now (RFC 9110, 10.2.3). */
+const RETRY_AFTER_SECONDS = 1;
+
+/** Answers with a problem. Typed replies know only their own schemas, hence the wider type. */
+export function sendProblem(reply: FastifyReply, answer: Problem): FastifyReply {
+  if (answer.status === 503) reply.header("retry-after", RETRY_AFTER_SECONDS);
+  return reply
+    .code(answer.status)
+    .header("content-type", "application/problem+json")
+    .serializer((body: unknown) => JSON.stringify(body))
+    .send(answer);
+}
+
+/** The answers that any route may give beside its own, for the OpenAPI document. */
+export const problemResponses = { "4xx": problemSchema, "5xx": problemSchema } as const;

@@ -1,0 +1,161 @@
+import { z } from "zod";
+import { sessionParamsSchema } from "../params.js";
+
+/** What the API shows, field by field as the cloud knows it (see store/rows.ts, session-view.ts). */
+
+const timeMs = z.number().describe("milliseconds since 1970");
+const metrics = z.record(z.string(), z.number());
+const sessionState = z.enum(["running", "stopped", "finished", "failed"]);
+const task = z.enum(["train", "evaluate"]);
+
+const memberSchema = z.object({
+  gateway: z.string(),
+  site: z.string(),
+  attached: z.boolean(),
+  roster: z.number(),
+  standing: z.enum(["waiting", "delivered", "empty", "refused"]),
+  offered: z.number(),
+  folded: z.number(),
+  declined: z.number(),
+  sealed: z.boolean(),
+  delivered: z.number(),
+});
+
+export const sessionSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  state: sessionState,
+  activity: z.enum([
+    "waiting",
+    "training",
+    "evaluating",
+    "pausing",
+    "stopped",
+    "finished",
+    "failed",
+  ]),
+  reason: z.string().nullable(),
+  params: sessionParamsSchema,
+  head: z.string(),
+  round: z
+    .object({
+      id: z.string(),
+      number: z.number(),
+      task,
+      base: z.string(),
+      openedAtMs: timeMs,
+      deadlineAtMs: timeMs,
+      expected: z.number(),
+      arrived: z.number(),
+      gateways: z.array(memberSchema).readonly(),
+    })
+    .nullable(),
+  counts: z.object({
+    models: z.number(),
+    rounds: z.number(),
+    failedRounds: z.number(),
+    merged: z.number(),
+    expired: z.number(),
+  }),
+  startedAtMs: timeMs,
+  endedAtMs: timeMs.nullable(),
+  metrics,
+});
+
+export const roundSchema = z.object({
+  id: z.string(),
+  session: z.string(),
+  number: z.number(),
+  task,
+  base: z.string(),
+  state: z.enum(["open", "committed", "failed", "held", "stopped"]),
+  rule: z.string().nullable(),
+  model: z.string().nullable(),
+  sites: z.number(),
+  roster: z.number(),
+  partials: z.number(),
+  merged: z.number(),
+  expired: z.number(),
+  openedAtMs: timeMs,
+  closedAtMs: timeMs.nullable(),
+});
+
+export const outcomeSchema = z.enum(["model", "expired"]);
+
+export const contributionSchema = z.object({
+  session: z.string(),
+  round: z.number(),
+  device: z.string(),
+  gateway: z.string(),
+  samples: z.number(),
+  outcome: outcomeSchema,
+  rule: z.string().nullable(),
+  model: z.string().nullable(),
+});
+
+export const evaluationSchema = z.object({
+  round: z.string(),
+  session: z.string(),
+  model: z.string(),
+  against: z.string().nullable(),
+  passed: z.boolean(),
+  weight: z.number(),
+  contributors: z.number(),
+  metrics,
+  atMs: timeMs,
+});
+
+export const modelStateSchema = z.enum(["candidate", "published", "held"]);
+
+export const modelSchema = z.object({
+  id: z.string(),
+  digest: z.string(),
+  bytes: z.number(),
+  parameters: z.number(),
+  parent: z.string().nullable(),
+  session: z.string().nullable(),
+  round: z.string().nullable(),
+  state: modelStateSchema,
+  weight: z.number(),
+  contributors: z.number(),
+  metrics,
+  sumDigest: z.string().nullable(),
+  fractionBits: z.array(z.number()).readonly().nullable(),
+  createdAtMs: timeMs,
+});
+
+export const gatewaySchema = z.object({
+  id: z.string(),
+  site: z.string(),
+  incarnation: z.string(),
+  softwareVersion: z.string(),
+  attached: z.boolean(),
+  connectedDevices: z.number(),
+  outboxPartials: z.number(),
+  outboxBytes: z.number(),
+  oldestAgeMs: z.number(),
+  freeDiskBytes: z.number(),
+  refusals: z.record(z.string(), z.number()),
+  duplicatesDropped: z.number(),
+  firstSeenMs: timeMs,
+  lastSeenMs: timeMs,
+});
+
+export const deviceSchema = z.object({
+  id: z.string(),
+  site: z.string(),
+  gateway: z.string(),
+  sdk: z.string(),
+  attributes: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
+  connected: z.boolean(),
+  firstSeenMs: timeMs,
+  lastSeenMs: timeMs,
+});
+
+export const eventSchema = z.object({
+  sequence: z.number(),
+  atMs: timeMs,
+  level: z.enum(["debug", "info", "warn", "error"]),
+  name: z.string(),
+  fields: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
+});

@@ -1,0 +1,106 @@
+import type { AddressInfo } from "node:net";
+import swagger from "@fastify/swagger";
+import Fastify, { type FastifyReply, type FastifyRequest } from "fastify";
+import {
+  jsonSchemaTransform,
+  serializerCompiler,
+  validatorCompiler,
+  type ZodTypeProvider,
+} from "fastify-type-provider-zod";
+import { createErrorHandler, problemOf } from "./errors.js";
+import { fleetRoutes } from "./fleet.js";
+import { apiLimits } from "./limits.js";
+import { modelRoutes } from "./models.js";
+import type { Api, ApiPorts } from "./ports.js";
+import { problem, sendProblem } from "./problem.js";
+import { sessionRoutes } from "./sessions.js";
+
+const PREFIX = "/api/v1";
+
+/** The REST API, not yet listening. OpenAPI 3.1 at `/api/v1/openapi.json`. */
+export async function createApi(ports: ApiPorts): Promise<Api> {
+  const api: Api = Fastify({
+    bodyLimit: apiLimits.jsonBytes,
+    requestTimeout: apiLimits.requestMs,
+    connectionTimeout: apiLimits.idleMs,
+    forceCloseConnections: "idle",
+    return503OnClosing: true,
+    routerOptions: { ignoreTrailingSlash: true },
+    frameworkErrors: (error, _request, reply) => sendProblem(reply, problemOf(error)),
+  }).withTypeProvider<ZodTypeProvider>();
+  api.server.maxConnections = apiLimits.connections;
+  api.setValidatorCompiler(validatorCompiler);
+  api.setSerializerCompiler(serializerCompiler);
+  api.setErrorHandler(createErrorHandler(ports.events));
+  api.setNotFoundHandler((request, reply) =>
+    sendProblem(
+      reply,
+      problem("unknown-route", `no ${request.method} ${request.url.slice(0, 200)}`),
+    ),
+  );
+  api.addHook("onRequest", refuseForeign);
+  await api.register(swagger, {
+    openapi: {
+      openapi: "3.1.0",
+      info: {
+        title: "Tributary cloud",
+        version: ports.version,
+        description: "Sessions, models, the fleet and events of a federated-learning cloud.",
+        license: { name: "Apache-2.0", identifier: "Apache-2.0" },
+      },
+    },
+    transform: jsonSchemaTransform,
+  });
+  await api.register(
+    async (scope: Api) => {
+      sessionRoutes(scope, ports);
+      modelRoutes(scope, ports);
+      fleetRoutes(scope, ports);
+      scope.get("/openapi.json", { schema: { hide: true } }, async () => api.swagger());
+    },
+    { prefix: PREFIX },
+  );
+  await api.ready();
+  return api;
+}
+
+const LOOPBACK_HOST = /^(127(\.\d{1,3}){3}|\[::1\]|localhost)(:\d{1,5})?$/i;
+
+/**
+ * Callers are not authenticated, so a page in a browser on this machine may not reach the API: not
+ * from another origin, and not through a name that its owner points at this machine.
+ */
+async function refuseForeign(request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+  const { host, origin } = request.headers;
+  if (host !== undefined && !LOOPBACK_HOST.test(host))
+    return sendProblem(reply, problem("foreign-host", "ask by a loopback address"));
+  if (origin !== undefined && origin !== `http://${host}`)
+    return sendProblem(reply, problem("foreign-origin", "requests of other origins are refused"));
+  return undefined;
+}
+
+export type RunningApi = {
+  readonly port: number;
+  /** Stops taking requests and lets those under way end, for a bounded time. */
+  close(): Promise<void>;
+};
+
+/** Starts the API. Port 0 picks a free one. */
+export async function startApi(
+  listen: { readonly host: string; readonly port: number },
+  ports: ApiPorts,
+): Promise<RunningApi> {
+  const api = await createApi(ports);
+  await api.listen(listen);
+  return {
+    port: (api.server.address() as AddressInfo).port,
+    async close() {
+      const late = ports.clock.setTimer(apiLimits.closeMs, () => api.server.closeAllConnections());
+      try {
+        await api.close();
+      } finally {
+        late.cancel();
+      }
+    },
+  };
+}
