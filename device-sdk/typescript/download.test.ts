@@ -123,6 +123,15 @@ test("a bad chunk is asked for again, a bounded number of times", async () => {
   assert.equal(run.bad(), limits.badChunks + 1);
 });
 
+test("late parts of another model are no bad chunks", async () => {
+  const run = begin();
+  await Promise.resolve();
+  const alien = { ...run.header(0), digest: "0".repeat(64) };
+  for (let i = 0; i <= limits.badChunks; i++) run.download.part(alien, new Uint8Array(chunkBytes));
+  assert.equal(run.failed(), undefined);
+  assert.equal(run.bad(), 0);
+});
+
 test("what is held is not asked for again; a whole file needs nothing", async () => {
   const some = begin(file.slice(0, 3 * chunkBytes));
   await Promise.resolve();

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -7,6 +7,7 @@ import { predictOnce, runDevice } from "./main.js";
 import { openTestGateway } from "./testing/gateway.js";
 import { sampleModel, samplePlan } from "./testing/sample.js";
 import { until } from "./testing/wait.js";
+import { loadTrainerModule } from "./trainer-module.js";
 
 const trainerModule = `
 export function createTrainer({ step }) {
@@ -82,6 +83,27 @@ devices:
       predictOnce({ ...place, inputFile: file, device: "one" }),
       code("config-input"),
     );
+  }));
+
+test("the README's trainer trains", () =>
+  withFolder(async (folder) => {
+    const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+    const source = /```js\n([^`]*createTrainer[^`]*)```/.exec(readme)?.[1];
+    const path = join(folder, "trainer.mjs");
+    await writeFile(path, source ?? "");
+    const create = await loadTrainerModule(path);
+    const trainer = await create({ xs: [1, 2, 3], ys: [2, 4, 6] });
+    const zero = { shape: [1], values: new Float32Array(1) };
+    const tensors = new Map([
+      ["w", zero],
+      ["b", zero],
+    ]);
+    const model = { id: "s.0", digest: "", tensors };
+    const training = { epochs: 200, learningRate: 0.05 };
+    const plan = { round: "s.1", session: "s", training, remainingMs: 1000 };
+    const { weights } = await trainer.train(model, plan, new AbortController().signal);
+    assert.ok(Math.abs((weights.get("w")?.[0] ?? 0) - 2) < 0.05);
+    assert.equal(trainer.predict?.(model, 4), 0);
   }));
 
 test("a trainer module that is missing, or no trainer, is a config error", () =>

@@ -144,6 +144,34 @@ test("chunks out of order restart once from the expected offset, then begin agai
   assert.deepEqual(run([out(16)], echo.state).did, ["stop-chunks", "wait"]);
 });
 
+test("what belongs to no task under way changes nothing", () => {
+  const training = run([up, offer(1), fetched]).state;
+  const strays: readonly Input[] = [
+    trained(2),
+    { on: "train-failed", round: "s.2", code: "train-failed", message: "" },
+    fetched,
+    { on: "fetch-failed", digest, code: "bad-offset", message: "" },
+    kept(1),
+    grant(1),
+    receipt(1),
+    refusal(1, "conflict"),
+    { on: "waited" },
+  ];
+  for (const stray of strays) assert.equal(run([stray], training).state, training, stray.on);
+  const offline = run([...sending(1), { on: "link-down" }]).state;
+  for (const stray of [grant(1), receipt(1), refusal(1, "conflict"), { on: "waited" } as const])
+    assert.equal(run([stray], offline).state, offline, stray.on);
+  const begun = run(sending(1)).state;
+  for (const stray of [
+    grant(2),
+    grant(1, 10_000),
+    refusal(2, "conflict"),
+    refusal(1, "conflict", { about: "decline" }),
+    refusal(1, "not-granted", { about: "chunk" }),
+  ])
+    assert.equal(run([stray], begun).state, begun, stray.on);
+});
+
 test("closed stops what is under way for that round, whatever it is", () => {
   assert.deepEqual(run([up, offer(1), closed(1)]).did, ["abort-fetch", "clear-deadline"]);
   const training = run([up, offer(1), fetched, closed(1)]);

@@ -128,7 +128,9 @@ function fixMetrics(
     fixed[name] = Number(onGrid);
   }
   const checked = metricsSchema.safeParse(fixed);
-  if (!checked.success)
-    return refuse("train-failed", `metrics: ${checked.error.issues[0]?.message ?? "invalid"}`);
+  if (!checked.success) {
+    const { path, message } = checked.error.issues[0] ?? { path: [], message: "invalid" };
+    return refuse("train-failed", `metrics ${path.join(".")}: ${message}`);
+  }
   return { ok: true, metrics: checked.data };
 }

@@ -43,6 +43,12 @@ test("a wrong offset, length or bit is refused with its code", () => {
   assert.equal(code(0, chunk), "digest-mismatch");
 });
 
+test("nothing lies behind the last chunk, not even an empty one", () => {
+  const manifest = makeManifest("s.1", new Uint8Array(2048), sha256, 1024);
+  const behind = verifyChunk(manifest, 2048, new Uint8Array(0), sha256);
+  assert.ok(!behind.ok && behind.code === "bad-offset");
+});
+
 test("a file with a bit changed or a byte missing is not the manifest's", () => {
   const bytes = Uint8Array.from({ length: 2500 }, (_, i) => i % 251);
   const manifest = makeManifest("s.1", bytes, sha256, 1024);

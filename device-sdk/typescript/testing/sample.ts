@@ -18,13 +18,16 @@ export type SampleModel = {
   readonly manifest: Plan["base"];
 };
 
-/** A model of one matrix (`size` x 2) and one vector of 2, all values `fill`. */
+/** A model of one matrix (`size` x 2), each value a little above the one before, and one vector of 2 with `fill`. */
 export function sampleModel(id: string, size = 3, fill = 0.5, chunkBytes = 1024): SampleModel {
   const layout = [
     { name: "w", shape: [size, 2] },
     { name: "b", shape: [2] },
   ];
-  const values = new Float32Array(size * 2 + 2).fill(fill);
+  // Steps of 2^-20 keep every sum with 0.25 exact in float32, and no two chunks alike.
+  const values = Float32Array.from({ length: size * 2 + 2 }, (_, i) =>
+    i < size * 2 ? fill + i * 2 ** -20 : fill,
+  );
   const file = encodeSafetensors(layout, values);
   return { id, layout, values, file, manifest: makeManifest(id, file, sha256, chunkBytes) };
 }
