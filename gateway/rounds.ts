@@ -98,6 +98,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   const states = new Map<string, RoundState>();
   const closedUpstream = new Set<string>();
   let control: Promise<void> = Promise.resolve();
+  const seals = new Set<Promise<void>>();
   let closing = false;
 
   function apply(round: Round, event: RoundEvent): void {
@@ -121,8 +122,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
         return offer(round, name, effect.device);
       case "seal":
         options.onSealing(name);
-        void seal(round, name, effect.reason);
-        return;
+        return beginSeal(round, name, effect.reason);
       case "dismiss":
         return link.send(effect.device, "closed", encodeEnvelope({ round: name }));
       case "report":
@@ -145,6 +145,11 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     events({ level: "debug", name: "round-offered", round: name, device });
   }
 
+  function beginSeal(round: Round, name: string, reason: SealReason): void {
+    const task = seal(round, name, reason).finally(() => seals.delete(task));
+    seals.add(task);
+  }
+
   async function seal(round: Round, name: string, reason: SealReason): Promise<void> {
     for (const timer of round.timers) timer.cancel();
     round.timers = [];
@@ -164,7 +169,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       const message = cause instanceof Error ? cause.message : String(cause);
       const retryMs = limits.sealRetryMs;
       events({ level: "error", name: "seal-failed", round: name, message, retryMs });
-      round.timers.push(clock.setTimer(retryMs, () => void seal(round, name, reason)));
+      round.timers.push(clock.setTimer(retryMs, () => beginSeal(round, name, reason)));
       return;
     }
     rounds.delete(name);
@@ -390,6 +395,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     async close() {
       closing = true;
       await control;
+      await Promise.all(seals);
       for (const round of rounds.values()) {
         for (const timer of round.timers) timer.cancel();
         await round.combine.close();

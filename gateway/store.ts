@@ -214,6 +214,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
 async function openTable(path: string) {
   let database: Database | undefined;
   let reopening: Promise<Database> | undefined;
+  let closed = false;
 
   async function open(): Promise<Database> {
     const fresh = createDatabase(path);
@@ -232,6 +233,7 @@ async function openTable(path: string) {
     return reopening;
   }
   async function attempt<T>(work: (database: Database) => Promise<T>): Promise<T> {
+    if (closed) throw new TributaryError("store-failed", `${path} is closed`);
     const current = database ?? (await open());
     try {
       return await work(current);
@@ -266,8 +268,9 @@ async function openTable(path: string) {
     write: (operations: (Put | Del)[], sync: boolean) =>
       attempt((db) => db.batch(operations, { sync })),
     async close() {
+      closed = true;
+      await reopening?.catch(() => {});
       await database?.close();
-      database = undefined;
     },
   };
 }

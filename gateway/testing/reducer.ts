@@ -1,9 +1,9 @@
 import {
-  type sendUnaryData,
   Server,
   ServerCredentials,
   type ServerDuplexStream,
   type ServerReadableStream,
+  type sendUnaryData,
   status,
 } from "@grpc/grpc-js";
 import { decodePartial } from "@tributary/proto/algebra/frame.js";
@@ -25,7 +25,12 @@ import type { Plan } from "@tributary/proto/wire/plan.js";
 type Up = NonNullable<AttachRequest["message"]>;
 type UpOf<C extends Up["$case"]> = Extract<Up, { $case: C }>["value"];
 type Down = NonNullable<AttachResponse["message"]>;
-type Spool = { readonly digest: string; readonly total: number; bytes: Buffer; done?: PartialState };
+type Spool = {
+  readonly digest: string;
+  readonly total: number;
+  bytes: Buffer;
+  done?: PartialState;
+};
 
 /** How the upstream answers a whole Partial. */
 export type Answer = (partial: Partial) => Pick<PartialState, "receipt" | "refusal">;
@@ -74,7 +79,8 @@ export async function openTestReducer(port = 0): Promise<TestReducer> {
       receipt: undefined,
       refusal: undefined,
     };
-  const keyOf = (id: SendPartialRequest["id"]) => `${id?.gateway} ${id?.incarnation} ${id?.sequence}`;
+  const keyOf = (id: SendPartialRequest["id"]) =>
+    `${id?.gateway} ${id?.incarnation} ${id?.sequence}`;
 
   function finish(spool: Spool): PartialState {
     if (spool.done !== undefined || spool.bytes.length < spool.total) return stateOf(spool);
