@@ -1,0 +1,110 @@
+import type { SessionView } from "@tributary/cloud/session-view.js";
+import type { DeviceRow, GatewayRow, ModelRow, RoundRow } from "@tributary/cloud/store/rows.js";
+import { exitCodes } from "@tributary/proto/host/process.js";
+import { z } from "zod";
+import { CommandFailure } from "./failure.js";
+import { createHttp, type HttpOptions } from "./http.js";
+import { cliLimits } from "./limits.js";
+
+/**
+ * The cloud's REST API as the command uses it. Every call throws a `CommandFailure` that says
+ * whether the cloud refused or could not be reached. Answers of a newer cloud may have further
+ * members; an object or list where the API promises one is checked, its members are not.
+ */
+export type Api = {
+  startSession(params: Readonly<Record<string, unknown>>): Promise<SessionView>;
+  stopSession(id: string): Promise<SessionView>;
+  resumeSession(id: string): Promise<SessionView>;
+  session(id: string): Promise<SessionView>;
+  sessions(): AsyncGenerator<SessionView>;
+  /** The newest first. */
+  rounds(session: string): AsyncGenerator<RoundRow>;
+  importModel(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<ModelRow>;
+  /** The newest first. */
+  models(filter: { readonly session?: string }): AsyncGenerator<ModelRow>;
+  model(id: string): Promise<ModelRow>;
+  /** From the model back to the one without a parent. */
+  trail(id: string): AsyncGenerator<ModelRow>;
+  modelFile(id: string): AsyncGenerator<Uint8Array>;
+  activate(id: string): Promise<SessionView>;
+  gateways(): AsyncGenerator<GatewayRow>;
+  devices(filter: { readonly site?: string; readonly gateway?: string }): AsyncGenerator<DeviceRow>;
+};
+
+export function createApi(options: HttpOptions): Api {
+  const { call, download } = createHttp(options);
+  const get = async <T>(path: string): Promise<T> =>
+    object(await call({ method: "GET", path }), path) as T;
+  const post = async <T>(path: string, body: object = {}): Promise<T> =>
+    object(await call({ method: "POST", path, ...body }), path) as T;
+
+  /** The items of a list, page after page as far as the caller reads. */
+  async function* list<T>(
+    path: string,
+    filter: Readonly<Record<string, string>> = {},
+  ): AsyncGenerator<T> {
+    let cursor: string | undefined;
+    do {
+      const query = new URLSearchParams({ ...filter, ...(cursor === undefined ? {} : { cursor }) });
+      const page = pageSchema.safeParse(
+        await call({ method: "GET", path: query.size === 0 ? path : `${path}?${query}` }),
+      );
+      if (!page.success) throw unexpected(path, "a list");
+      yield* page.data.items as T[];
+      cursor = page.data.next ?? undefined;
+    } while (cursor !== undefined);
+  }
+
+  return {
+    startSession: (params) => post("/sessions", { json: params }),
+    stopSession: (id) => post(`/sessions/${part(id)}/stop`),
+    resumeSession: (id) => post(`/sessions/${part(id)}/resume`),
+    session: (id) => get(`/sessions/${part(id)}`),
+    sessions: () => list("/sessions"),
+    rounds: (session) => list(`/sessions/${part(session)}/rounds`),
+    importModel: (name, bytes) => post(`/models?name=${part(name)}`, { bytes }),
+    models: (filter) => list("/models", filter),
+    model: (id) => get(`/models/${part(id)}`),
+    trail: (id) => list(`/models/${part(id)}/trail`),
+    modelFile: (id) => download(`/models/${part(id)}/file`),
+    activate: (id) => post(`/models/${part(id)}/activate`),
+    gateways: () => list("/gateways"),
+    devices: (filter) => list("/devices", filter),
+  };
+}
+
+const pageSchema = z.looseObject({
+  items: z.array(z.unknown()),
+  next: z.string().nullish(),
+});
+
+/** The first `count` items. */
+export async function firstOf<T>(
+  items: AsyncIterable<T>,
+  count: number = cliLimits.listedMax,
+): Promise<readonly T[]> {
+  const taken: T[] = [];
+  if (count === 0) return taken;
+  for await (const item of items) {
+    taken.push(item);
+    if (taken.length >= count) break;
+  }
+  return taken;
+}
+
+function part(id: string): string {
+  return encodeURIComponent(id);
+}
+
+function object(answer: unknown, path: string): object {
+  if (typeof answer === "object" && answer !== null && !Array.isArray(answer)) return answer;
+  throw unexpected(path, "an object");
+}
+
+function unexpected(path: string, wanted: string): CommandFailure {
+  return new CommandFailure(
+    "unexpected-answer",
+    `the cloud answered ${path} with something else than ${wanted}; is its version another?`,
+    exitCodes.unavailable,
+  );
+}

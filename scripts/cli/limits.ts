@@ -1,0 +1,17 @@
+/** Bounds of the command, with their units in the names. */
+export const cliLimits = {
+  /** Until the cloud has answered a request in full; a transfer of a model has no such bound. */
+  answerMs: 15_000,
+  /** A transfer of a model that brings nothing for so long has failed. */
+  transferIdleMs: 30_000,
+  /** A longer JSON answer is not read. */
+  answerBytesMax: 64 * 1024 * 1024,
+  /** Items of a list that are shown at most. */
+  listedMax: 100_000,
+  /** A longer session file is not read. */
+  sessionFileBytesMax: 1024 * 1024,
+  /** Between two looks at a session that is followed. */
+  followMs: 500,
+  /** While following, the cloud may be out of reach for so long: it may be starting again. */
+  followOutageMs: 60_000,
+} as const;

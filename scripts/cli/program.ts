@@ -1,0 +1,56 @@
+import { Command } from "commander";
+import { addCompletion } from "./completion.js";
+import { addDeviceList, addGatewayList } from "./fleet.js";
+import { addModelCommands } from "./model.js";
+import { addSessionCommands } from "./session.js";
+import { addPredict, addStart } from "./tiers.js";
+import { defaultUrl, type World } from "./world.js";
+
+const exitCodesHelp = `
+Exit codes:
+  0   done
+  1   the cloud, or the device's model, refused
+  64  the command line is wrong
+  69  the cloud cannot be reached
+  70  a defect of this command
+  73  a file cannot be written
+  78  the config is wrong`;
+
+/** The whole command tree. Parsing throws commander's errors instead of ending the process. */
+export function createProgram(world: World, version: string): Command {
+  const program = new Command("tributary");
+  program
+    .description("Federated learning for the edge: run the tiers, start sessions, get models.")
+    .version(version, "--version", "print the version")
+    .helpOption("-h, --help", "show help for a command")
+    .helpCommand(false)
+    .option("--url <url>", `the cloud's REST API; TRIBUTARY_URL; default: ${defaultUrl}`)
+    .option("--json", "print JSON on stdout, and nothing else there")
+    .addHelpText("after", exitCodesHelp)
+    .exitOverride()
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({
+      writeOut: (text) => world.stdout.write(text),
+      writeErr: (text) => world.stderr.write(text),
+      outputError: (text, write) => write(text.replace(/^error: /, "tributary: ")),
+      getOutHelpWidth: () => world.stdout.width,
+      getErrHelpWidth: () => world.stderr.width,
+    });
+
+  const group = (name: string, description: string): Command =>
+    program.command(name).description(description).helpCommand(false);
+
+  const cloud = group("cloud", "run the cloud");
+  addStart(cloud, world, "cloud", version);
+  const gateway = group("gateway", "run a gateway, or list those of the cloud");
+  addStart(gateway, world, "gateway", version);
+  addGatewayList(gateway, world);
+  const device = group("device", "run a device, let it predict, or list those of the cloud");
+  addStart(device, world, "device", version);
+  addPredict(device, world);
+  addDeviceList(device, world);
+  addSessionCommands(group("session", "start, watch, stop and resume sessions"), world);
+  addModelCommands(group("model", "list, trace, fetch, import and activate models"), world);
+  addCompletion(program, world);
+  return program;
+}
