@@ -84,7 +84,6 @@ export type CloudEvent =
   | {
       level: "warn";
       name: "partial-expired";
-      session: string;
       round: string;
       gateway: string;
       rule: string;

@@ -109,7 +109,7 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
         return refuse("wrong-state", `${id} is ${state}; stopped and failed ones resume`);
       const busy = full();
       if (busy !== undefined) return busy;
-      await actor.resume();
+      await actor.run();
       events({ level: "info", name: "session-resumed", session: id, head });
       return { ok: true, session: actor.view() };
     },
