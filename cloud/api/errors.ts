@@ -52,7 +52,7 @@ function invalid(validation: Validation, detail: string): Problem {
   const shown = issues.map(({ path, message }) => (path ? `${path}: ${message}` : message));
   return problem(
     headroom ? "plan-headroom" : "invalid-request",
-    shown.join("; ").slice(0, 500) || detail,
+    shown.join("; ") || detail,
     issues,
   );
 }

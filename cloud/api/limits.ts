@@ -7,6 +7,8 @@ export const apiLimits = {
   pageItemsDefault: 100,
   /** A cursor's characters. `invalid-request`. */
   cursorChars: 512,
+  /** A problem's detail, in characters. Cut. */
+  detailChars: 500,
   /** Issues named in one problem. Further ones are left out. */
   issuesShown: 20,
   /** Connections at a time. Further ones are closed. */

@@ -6,11 +6,15 @@ import { z } from "zod";
 import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
 import { sendFile } from "./file.js";
 import type { Api, ApiPorts } from "./ports.js";
-import { problem, problemResponses, sendProblem } from "./problem.js";
+import { type ProblemCode, problem, problemResponses, sendProblem } from "./problem.js";
 import { contributionSchema, modelSchema, modelStateSchema, sessionSchema } from "./schemas.js";
 import { answerWith } from "./sessions.js";
 
 const params = z.object({ id: modelIdSchema });
+const fileResponse = {
+  description: "The file's bytes, or the range asked for",
+  content: { "application/octet-stream": { schema: z.string().meta({ format: "binary" }) } },
+} as const;
 const sequenceKey = z.number().int().min(0);
 
 export function modelRoutes(api: Api, ports: ApiPorts): void {
@@ -95,8 +99,8 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
       schema: {
         tags: ["models"],
         summary: "The model as a safetensors file; honours Range and If-None-Match",
-        produces: ["application/octet-stream"],
         params,
+        response: { 200: fileResponse, 206: fileResponse, ...problemResponses },
       },
     },
     async (request, reply) => {
@@ -147,6 +151,8 @@ function uploadRoute(api: Api, { models, clock }: ApiPorts): void {
             reply,
             problem("unsupported-media-type", "send the file as application/octet-stream"),
           );
+        if (Number(request.headers["content-length"] ?? 0) > wireLimits.modelBytes)
+          return refuseUpload(reply, body, "too-large", "the file is past the bound of a model");
         // Leaving the loop early must not destroy the request: the answer goes out on its socket.
         const pieces = body.iterator({ destroyOnReturn: false });
         const imported = await models.importFile(request.query.name, pieces, clock.nowMs());
@@ -155,11 +161,21 @@ function uploadRoute(api: Api, { models, clock }: ApiPorts): void {
             .code(201)
             .header("location", `/api/v1/models/${imported.model.id}`)
             .send(imported.model);
-        if (!body.readableEnded) reply.header("connection", "close");
-        return sendProblem(reply, problem(imported.code, imported.message));
+        return refuseUpload(reply, body, imported.code, imported.message);
       },
     );
   });
+}
+
+/** What was not read of the body is not read to its end for the connection's sake. */
+function refuseUpload(
+  reply: FastifyReply,
+  body: Readable,
+  code: ProblemCode,
+  message: string,
+): FastifyReply {
+  if (!body.readableEnded) reply.header("connection", "close");
+  return sendProblem(reply, problem(code, message));
 }
 
 function unknown(reply: FastifyReply, id: string): FastifyReply {

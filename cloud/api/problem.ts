@@ -1,6 +1,7 @@
 import { STATUS_CODES } from "node:http";
 import type { FastifyReply } from "fastify";
 import { z } from "zod";
+import { apiLimits } from "./limits.js";
 
 /** Codes that a problem can have, with the HTTP status of each. The set is closed. */
 const statuses = {
@@ -50,7 +51,7 @@ export function problem(code: ProblemCode, detail: string, issues?: readonly Iss
     type: `urn:tributary:problem:${code}`,
     title: STATUS_CODES[status] ?? code,
     status,
-    detail,
+    detail: detail.slice(0, apiLimits.detailChars),
     code,
     ...(issues && { issues: [...issues] }),
   };
@@ -70,4 +71,13 @@ export function sendProblem(reply: FastifyReply, answer: Problem): FastifyReply 
 }
 
 /** The answers that any route may give beside its own, for the OpenAPI document. */
-export const problemResponses = { "4xx": problemSchema, "5xx": problemSchema } as const;
+export const problemResponses = {
+  "4xx": {
+    description: "The request cannot be answered as it is",
+    content: { "application/problem+json": { schema: problemSchema } },
+  },
+  "5xx": {
+    description: "A failure on this side, or busy: 503 may be tried again",
+    content: { "application/problem+json": { schema: problemSchema } },
+  },
+} as const;

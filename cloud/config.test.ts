@@ -1,0 +1,48 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { loadConfig, redact } from "@tributary/proto/host/config.js";
+import { configSchema, secretKeys } from "./config.js";
+
+const load = (env: Record<string, string>) =>
+  loadConfig({ env, envPrefix: "T_", schema: configSchema });
+
+test("a data directory is enough, and everything listens on this machine alone", async () => {
+  const config = await load({ T_DATA_DIR: "d" });
+  assert.deepEqual(config.grpc, { host: "127.0.0.1", port: 7443 });
+  assert.deepEqual(config.http, { host: "127.0.0.1", port: 7480 });
+  assert.deepEqual(config.store, {});
+});
+
+test("an address that a network reaches is refused, with the reason", async () => {
+  for (const host of ["0.0.0.0", "::", "10.0.0.1", "cloud.example", "127.0.0.1.example"])
+    for (const side of ["GRPC", "HTTP"])
+      await assert.rejects(
+        load({ T_DATA_DIR: "d", [`T_${side}__HOST`]: `"${host}"` }),
+        /loopback address: .* are not authenticated yet/,
+      );
+  for (const host of ["127.8.8.8", "localhost"])
+    await load({ T_DATA_DIR: "d", T_GRPC__HOST: host });
+});
+
+test("settings that contradict each other are errors", async () => {
+  await assert.rejects(
+    load({ T_DATA_DIR: "d", T_HTTP__PORT: "7443" }),
+    /must differ from grpc.port/,
+  );
+  await load({ T_DATA_DIR: "d", T_HTTP__PORT: "0", T_GRPC__PORT: "0" });
+  await assert.rejects(
+    load({ T_DATA_DIR: "d", T_HEARTBEAT_INTERVAL_MS: "3000", T_HEARTBEAT_MISSED_MS: "5000" }),
+    /at least twice heartbeatIntervalMs/,
+  );
+});
+
+test("a typo, a missing directory and another database are named", async () => {
+  await assert.rejects(load({}), /dataDir/);
+  await assert.rejects(load({ T_DATA_DIR: "d", T_STOR__URL: "x" }), /did you mean "store"/);
+  await assert.rejects(load({ T_DATA_DIR: "d", T_STORE__URL: "mysql://h/d" }), /postgres:\/\/ URL/);
+});
+
+test("the store's URL, which holds a password, is not printed", async () => {
+  const config = await load({ T_DATA_DIR: "d", T_STORE__URL: "postgres://u:secret@h/d" });
+  assert.doesNotMatch(JSON.stringify(redact(config, secretKeys)), /secret/);
+});
