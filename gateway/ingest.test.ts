@@ -1,0 +1,283 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { createManualClock } from "@tributary/proto/host/clock.js";
+import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { createIngest, type RoundView, type Update } from "./ingest.js";
+import type { Replies } from "./replies.js";
+import { type SampleUpdate, samplePlan, sampleUpdate } from "./testing/sample.js";
+
+const plan = samplePlan({ layout: [{ name: "w", shape: [256] }] });
+
+type Said = {
+  device: string;
+  kind: string;
+  code?: string;
+  offset?: number;
+  expectedOffset?: number | undefined;
+  retryAfterMs?: number | undefined;
+};
+
+function bench(
+  changes: { slots?: number; ledger?: Map<string, string>; check?: () => Refusal } = {},
+) {
+  const said: Said[] = [];
+  const replies: Replies = {
+    grant: (device, { offset }) => void said.push({ device, kind: "grant", offset }),
+    receipt: (device) => void said.push({ device, kind: "receipt" }),
+    repeatReceipt: (device) => void said.push({ device, kind: "repeat" }),
+    refuse(device, _, { code }, { expectedOffset, retryAfterMs } = {}) {
+      said.push({ device, kind: "refusal", code, expectedOffset, retryAfterMs });
+    },
+    counts: { refusals: new Map(), duplicates: 0 },
+  };
+  const clock = createManualClock();
+  const commits: { update: Update; settle: (verdict: Verdict<object>) => void }[] = [];
+  const round = { open: true, weight: 0 };
+  const view: RoundView = {
+    plan,
+    get open() {
+      return round.open;
+    },
+    get weight() {
+      return round.weight;
+    },
+    offered: () => true,
+    contributed: () => undefined,
+  };
+  const ingest = createIngest({
+    gateway: "gw-1",
+    uploadSlots: changes.slots ?? 2,
+    uploadIdleMs: 1_000,
+    retryAfterMs: 50,
+    storage: { fits: () => true },
+    replies,
+    clock,
+    rounds: {
+      facts: (name) => (name === plan.round ? view : name === "old.1" ? "sealed" : undefined),
+      recall: async (_, device) => changes.ledger?.get(device),
+      check: () => (changes.check?.() ?? { ok: true }) as { ok: true },
+      commit: (update) => new Promise((settle) => commits.push({ update, settle })),
+    },
+  });
+  const send = (device: string, { begin, payload }: SampleUpdate, from = 0, size = 128) => {
+    for (let offset = from; offset < payload.length; offset += size) {
+      ingest.chunk(device, { round: begin.round, offset }, payload.subarray(offset, offset + size));
+    }
+  };
+  const last = () => said.at(-1);
+  return { ingest, said, last, clock, commits, round, send };
+}
+
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+const update = (device: string, steps = 3) => sampleUpdate(plan, device, steps);
+
+describe("an upload", () => {
+  it("is granted, taken in order, and receipted once it is committed", async () => {
+    const { ingest, said, commits, send } = bench();
+    const a = update("a");
+    ingest.begin("a", a.begin);
+    assert.deepEqual(said, [{ device: "a", kind: "grant", offset: 0 }]);
+    send("a", a);
+    assert.equal(commits.length, 1);
+    assert.deepEqual(Buffer.from(commits[0]?.update.payload ?? []), Buffer.from(a.payload));
+    assert.equal(said.length, 1);
+    commits[0]?.settle({ ok: true });
+    await turn();
+    assert.equal(said.at(-1)?.kind, "receipt");
+  });
+
+  it("gets no receipt when the commit fails, and can come again", async () => {
+    const { ingest, last, commits, send } = bench();
+    const a = update("a");
+    ingest.begin("a", a.begin);
+    send("a", a);
+    commits[0]?.settle(refuse("storage-failed", "no"));
+    await turn();
+    assert.equal(last()?.code, "storage-failed");
+    ingest.begin("a", a.begin);
+    assert.equal(last()?.kind, "grant");
+  });
+
+  it("takes no chunk out of order, twice, or without a grant", () => {
+    const { ingest, said, last, commits, send } = bench();
+    const a = update("a");
+    const chunk = (offset: number) =>
+      ingest.chunk("a", { round: plan.round, offset }, a.payload.subarray(offset, offset + 128));
+    chunk(0);
+    assert.equal(last()?.code, "not-granted");
+    ingest.begin("a", a.begin);
+    chunk(0);
+    chunk(256);
+    assert.deepEqual([last()?.code, last()?.expectedOffset], ["chunk-out-of-order", 128]);
+    chunk(0);
+    assert.deepEqual([last()?.code, last()?.expectedOffset], ["chunk-out-of-order", 128]);
+    const before = said.length;
+    send("a", a, 128);
+    assert.equal(said.length, before);
+    assert.equal(commits.length, 1);
+    assert.deepEqual(Buffer.from(commits[0]?.update.payload ?? []), Buffer.from(a.payload));
+  });
+
+  it("with another digest is refused and forgotten", () => {
+    const { ingest, last, commits, send } = bench();
+    const a = update("a");
+    ingest.begin("a", a.begin);
+    const wrong = { ...a, payload: Uint8Array.from(a.payload).fill(1, 200, 201) };
+    send("a", wrong);
+    assert.deepEqual([last()?.code, last()?.retryAfterMs], ["digest-mismatch", 50]);
+    assert.equal(commits.length, 0);
+    ingest.begin("a", a.begin);
+    send("a", a);
+    assert.equal(commits.length, 1);
+  });
+
+  it("of a metric that the digest does not cover is refused", () => {
+    const { ingest, last, send } = bench();
+    const a = update("a");
+    const forged = { ...a, begin: { ...a.begin, samples: 11 } };
+    ingest.begin("a", forged.begin);
+    send("a", forged);
+    assert.equal(last()?.code, "digest-mismatch");
+  });
+
+  it("with a value that the check objects to is refused at that chunk", () => {
+    const { ingest, last, send, commits } = bench({ check: () => refuse("off-grid", "no") });
+    const a = update("a");
+    ingest.begin("a", a.begin);
+    send("a", { ...a, payload: a.payload.subarray(0, 128) });
+    assert.equal(last()?.code, "off-grid");
+    assert.equal(ingest.uploading, 0);
+    assert.equal(commits.length, 0);
+  });
+
+  it("begun again goes on where it stands; another update takes its place", () => {
+    const { ingest, last } = bench();
+    const a = update("a");
+    ingest.begin("a", a.begin);
+    ingest.chunk("a", { round: plan.round, offset: 0 }, a.payload.subarray(0, 128));
+    ingest.begin("a", a.begin);
+    assert.equal(last()?.offset, 128);
+    ingest.begin("a", update("a", 4).begin);
+    assert.equal(last()?.offset, 0);
+    assert.equal(ingest.uploading, 1);
+  });
+
+  it("for a sealed round is answered from the ledger", async () => {
+    const a = sampleUpdate({ ...plan, round: "old.1" }, "a", 3);
+    const { ingest, said } = bench({ ledger: new Map([["a", a.begin.digest]]) });
+    ingest.begin("a", a.begin);
+    ingest.begin("a", sampleUpdate({ ...plan, round: "old.1" }, "a", 4).begin);
+    ingest.begin("b", sampleUpdate({ ...plan, round: "old.1" }, "b", 4).begin);
+    ingest.begin("b", sampleUpdate({ ...plan, round: "new.1" }, "b", 4).begin);
+    await turn();
+    assert.deepEqual(
+      said.map((s) => s.code ?? s.kind),
+      ["repeat", "conflict", "round-closed", "unknown-round"],
+    );
+  });
+});
+
+describe("slots", () => {
+  it("bound the uploads; others wait in order without a buffer", () => {
+    const { ingest, said, send } = bench({ slots: 2 });
+    for (const name of ["a", "b", "c", "d"]) ingest.begin(name, update(name).begin);
+    assert.deepEqual(
+      said.map((s) => s.device),
+      ["a", "b"],
+    );
+    send("a", { ...update("a"), payload: new Uint8Array(512) }); // a wrong digest frees the slot
+    assert.deepEqual(
+      said.filter((s) => s.kind === "grant").map((s) => s.device),
+      ["a", "b", "c"],
+    );
+    assert.equal(ingest.uploading, 2);
+  });
+
+  it("are free again as soon as the commit needs the bytes no more", () => {
+    const { ingest, last, commits, send } = bench({ slots: 1 });
+    const a = update("a");
+    ingest.begin("a", a.begin);
+    ingest.begin("b", update("b").begin);
+    send("a", a);
+    assert.equal(last()?.device, "a");
+    commits[0]?.update.release();
+    assert.deepEqual(last(), { device: "b", kind: "grant", offset: 0 });
+    commits[0]?.update.release();
+    assert.equal(ingest.uploading, 1);
+  });
+
+  it("are taken from a device that does not move", () => {
+    const { ingest, said, clock } = bench({ slots: 1 });
+    const a = update("a");
+    ingest.begin("a", a.begin);
+    ingest.begin("b", update("b").begin);
+    clock.advance(900);
+    ingest.chunk("a", { round: plan.round, offset: 0 }, a.payload.subarray(0, 128));
+    clock.advance(900);
+    assert.equal(ingest.uploading, 1);
+    assert.equal(said.length, 1);
+    clock.advance(1_000);
+    assert.deepEqual(
+      said.slice(1).map((s) => [s.device, s.code ?? s.kind]),
+      [
+        ["a", "not-granted"],
+        ["b", "grant"],
+      ],
+    );
+  });
+
+  it("of a device that left go to one that waits, else are kept for its return", () => {
+    const { ingest, last } = bench({ slots: 1 });
+    const a = update("a");
+    ingest.begin("a", a.begin);
+    ingest.chunk("a", { round: plan.round, offset: 0 }, a.payload.subarray(0, 128));
+    ingest.disconnected("a");
+    ingest.begin("a", a.begin);
+    assert.deepEqual(last(), { device: "a", kind: "grant", offset: 128 });
+    ingest.disconnected("a");
+    ingest.begin("b", update("b").begin);
+    assert.deepEqual(last(), { device: "b", kind: "grant", offset: 0 });
+  });
+
+  it("forget a device that left while it waited", () => {
+    const { ingest, said, send } = bench({ slots: 1 });
+    ingest.begin("a", update("a").begin);
+    ingest.begin("b", update("b").begin);
+    ingest.disconnected("b");
+    send("a", { ...update("a"), payload: new Uint8Array(512) });
+    assert.ok(said.every((s) => s.device === "a"));
+    assert.equal(ingest.uploading, 0);
+  });
+});
+
+describe("the total weight", () => {
+  it("counts what is on its way", () => {
+    const { ingest, last, round } = bench({ slots: 2 });
+    round.weight = plan.totalMax - 15;
+    ingest.begin("a", update("a").begin);
+    assert.equal(last()?.kind, "grant");
+    ingest.begin("b", update("b").begin);
+    assert.equal(last()?.code, "total-overflow");
+  });
+});
+
+describe("the end of a round", () => {
+  it("ends its uploads, waiting or not, each with its code", () => {
+    const { ingest, said, round } = bench({ slots: 1 });
+    ingest.begin("a", update("a").begin);
+    ingest.begin("b", update("b").begin);
+    round.open = false;
+    ingest.endRound(plan.round);
+    assert.deepEqual(
+      said
+        .slice(1)
+        .map((s) => [s.device, s.code])
+        .sort(),
+      [
+        ["a", "round-closed"],
+        ["b", "round-closed"],
+      ],
+    );
+    assert.equal(ingest.uploading, 0);
+  });
+});
