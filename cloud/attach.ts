@@ -84,12 +84,12 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
     if (!gateways.attach(hello)) return refuse("busy", `${limits.gateways} gateways are known`);
     const { gateway, site, incarnation, softwareVersion } = hello;
     const older = live.get(gateway);
+    const stream = createStream(call, gateway, site, clock.monotonicMs());
+    live.set(gateway, stream);
     if (older !== undefined) {
       events({ level: "warn", name: "gateway-replaced", gateway, incarnation });
       older.end(refuse("id-in-use", `a newer connection of ${gateway} took over`));
     }
-    const stream = createStream(call, gateway, site, clock.monotonicMs());
-    live.set(gateway, stream);
     stream.send({
       message: {
         $case: "welcome",

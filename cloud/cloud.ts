@@ -1,9 +1,9 @@
-import { join } from "node:path";
 import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
 import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
 import { acquireLock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
+import { startApi } from "./api/server.js";
 import { createAttachments } from "./attach.js";
 import type { CloudConfig } from "./config.js";
 import { createDevices } from "./devices.js";
@@ -115,9 +115,16 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       attachments.close();
       return grpc.close();
     });
-    const httpPort = 0;
-    void softwareVersion;
-    void join;
+    const api = await startApi(config.http, {
+      sessions: sessions.sessions,
+      store,
+      models,
+      clock,
+      events,
+      version: softwareVersion,
+    });
+    teardown.push(() => api.close());
+    const httpPort = api.port;
     events({ level: "info", name: "cloud-started", grpcPort: grpc.port, httpPort });
     return {
       grpcPort: grpc.port,

@@ -1,0 +1,418 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { type Client, credentials, makeGenericClientConstructor, status } from "@grpc/grpc-js";
+import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import {
+  type FetchModelRequest,
+  type FetchModelResponse,
+  ReducerServiceClient,
+  ReducerServiceService,
+} from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { sha256 } from "@tributary/proto/host/digest.js";
+import { encodeCbor } from "@tributary/proto/wire/cbor.js";
+import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import { CODE_KEY } from "./grpc-status.js";
+import { limits } from "./limits.js";
+import {
+  importInitialModel,
+  paramsOf,
+  startCloud,
+  type TestCloud,
+  temporaryDir,
+} from "./testing/cloud.js";
+import {
+  attachGateway,
+  deliverBytes,
+  openPartial,
+  sendPartial,
+  type TestGateway,
+  type TestGatewayOptions,
+} from "./testing/gateway.js";
+import { encodedSum, modelBytes, sumOf } from "./testing/rounds.js";
+
+let dir: Awaited<ReturnType<typeof temporaryDir>>;
+let cloud: TestCloud;
+let client: ReducerServiceClient;
+const gateways: TestGateway[] = [];
+before(async () => {
+  dir = await temporaryDir();
+  cloud = await startCloud(dir.dir);
+  await importInitialModel(cloud);
+  client = new ReducerServiceClient(`127.0.0.1:${cloud.grpcPort}`, credentials.createInsecure());
+});
+after(async () => {
+  client.close();
+  for (const gateway of gateways) gateway.close();
+  await cloud.close();
+  await dir.remove();
+});
+
+async function attach(options: TestGatewayOptions): Promise<TestGateway> {
+  const gateway = await attachGateway(cloud.grpcPort, options);
+  gateways.push(gateway);
+  return gateway;
+}
+
+/** A session of its own with one open round at one gateway. */
+async function openSession(name: string, over: Parameters<typeof paramsOf>[0] = {}) {
+  const gateway = await attach({ id: `gw-${name}` });
+  await gateway.next("welcome");
+  gateway.devices(`${name}-a`, `${name}-b`);
+  await cloud.event((e) => e.name === "devices-changed" && e.gateway === gateway.id);
+  const started = await cloud.sessions.start(paramsOf({ name, rounds: 5, ...over }));
+  assert.ok(started.ok, JSON.stringify(started));
+  const round = await nextRound(gateway, name);
+  const stop = async () => {
+    await cloud.sessions.stop(name);
+    gateway.detach();
+  };
+  return { gateway, round, stop };
+}
+
+/** Other sessions of this file open rounds at the gateway too. */
+async function nextRound(gateway: TestGateway, session: string) {
+  for (;;) {
+    const round = await gateway.round();
+    if (round.plan.session === session) return round;
+  }
+}
+
+async function fails(call: Promise<unknown>): Promise<{ status: number; code: unknown }> {
+  try {
+    await call;
+  } catch (error) {
+    const failed = error as { code: number; metadata: { get(key: string): unknown[] } };
+    return { status: failed.code, code: failed.metadata.get(CODE_KEY)[0] };
+  }
+  throw new Error("the call succeeded");
+}
+
+function fetchModel(request: FetchModelRequest): Promise<FetchModelResponse[]> {
+  return new Promise((resolve, reject) => {
+    const parts: FetchModelResponse[] = [];
+    const call = client.fetchModel(request);
+    call.on("data", (part: FetchModelResponse) => parts.push(part));
+    call.on("error", reject);
+    call.on("end", () => resolve(parts));
+  });
+}
+
+const joined = (parts: readonly FetchModelResponse[]) => Buffer.concat(parts.map((p) => p.data));
+
+// --- Attach ---------------------------------------------------------------------------------
+
+test("Hello is answered by Welcome, a heartbeat by its echo", async () => {
+  const gateway = await attach({ id: "greeted" });
+  const welcome = await gateway.next("welcome");
+  assert.equal(welcome.protocolVersion, 1);
+  assert.ok(welcome.heartbeatIntervalMs > 0);
+  gateway.send({
+    $case: "heartbeat",
+    value: {
+      sequence: 7n,
+      connectedDevices: 1,
+      outboxPartials: 0,
+      outboxBytes: 2n ** 60n,
+      oldestAgeMs: 0n,
+      freeDiskBytes: 0n,
+      refusals: { busy: 3n, "made-up": 1n },
+      duplicatesDropped: 4n,
+    },
+  });
+  assert.equal((await gateway.next("heartbeatEcho")).sequence, 7n);
+});
+
+const badHellos: Record<string, [Partial<TestGatewayOptions>, number, string]> = {
+  "an unknown protocol version": [
+    { protocolVersion: 99 },
+    status.FAILED_PRECONDITION,
+    "protocol-version",
+  ],
+  "a gateway id that is none": [{ id: "no id" }, status.INVALID_ARGUMENT, "malformed"],
+  "a site that is none": [{ site: "../x" }, status.INVALID_ARGUMENT, "malformed"],
+  "rounds that are none": [{ rounds: ["nonsense"] }, status.INVALID_ARGUMENT, "malformed"],
+  "too many rounds": [
+    { rounds: new Array<string>(limits.helloRounds + 1).fill("s.1") },
+    status.INVALID_ARGUMENT,
+    "malformed",
+  ],
+};
+for (const [what, [options, code, name]] of Object.entries(badHellos))
+  test(`a Hello with ${what} ends the stream with ${name}`, async () => {
+    const gateway = await attach({ id: "bad", ...options });
+    const ended = await gateway.ended;
+    assert.equal(ended?.code, code);
+    assert.equal(ended?.metadata.get(CODE_KEY)[0], name);
+    assert.ok((await rowsOf("bad")).length === 0, "it leaves no trace");
+  });
+
+async function rowsOf(id: string) {
+  const { items } = await cloud.store.listGateways({ limit: 100 });
+  return items.filter((row) => row.id === id);
+}
+
+test("a stream that does not begin with Hello, or says it twice, is ended", async () => {
+  const silent = client.attach();
+  const error = new Promise<{ code: number }>((resolve) => silent.on("error", resolve));
+  silent.write({ message: { $case: "heartbeatEcho", value: { sequence: 1n } } as never });
+  silent.write({
+    message: {
+      $case: "roundProgress",
+      value: { round: "s.1", offered: 0, folded: 0, declined: 0, sealed: false },
+    },
+  });
+  assert.equal((await error).code, status.INVALID_ARGUMENT);
+
+  const gateway = await attach({ id: "twice" });
+  await gateway.next("welcome");
+  const hello = {
+    protocolVersion: 1,
+    gateway: "twice",
+    site: "x",
+    incarnation: "i",
+    softwareVersion: "",
+    rounds: [],
+  };
+  gateway.send({ $case: "hello", value: hello });
+  assert.equal((await gateway.ended)?.code, status.INVALID_ARGUMENT);
+});
+
+const badReports: Record<string, Parameters<TestGateway["send"]>[0]> = {
+  "too many devices": {
+    $case: "devicesChanged",
+    value: {
+      all: true,
+      joined: [],
+      left: Array.from({ length: limits.devicesPerMessage + 1 }, (_, i) => `d${i}`),
+    },
+  },
+  "a device id that is none": {
+    $case: "devicesChanged",
+    value: {
+      all: true,
+      joined: [{ device: "a/b", sdk: "", attributes: Buffer.alloc(0) }],
+      left: [],
+    },
+  },
+  "attributes that are no CBOR": {
+    $case: "devicesChanged",
+    value: { all: true, joined: [{ device: "a", sdk: "", attributes: Buffer.of(0xff) }], left: [] },
+  },
+  "attributes of a wrong type": {
+    $case: "devicesChanged",
+    value: {
+      all: true,
+      joined: [{ device: "a", sdk: "", attributes: Buffer.from(encodeCbor({ a: [1] })) }],
+      left: [],
+    },
+  },
+};
+for (const [what, message] of Object.entries(badReports))
+  test(`a report with ${what} ends the stream and changes nothing`, async () => {
+    const gateway = await attach({ id: "reporter" });
+    await gateway.next("welcome");
+    gateway.send(message);
+    assert.equal((await gateway.ended)?.metadata.get(CODE_KEY)[0], "malformed");
+  });
+
+test("of two streams of one gateway the newest lives", async () => {
+  const older = await attach({ id: "double" });
+  await older.next("welcome");
+  const newer = await attach({ id: "double" });
+  await newer.next("welcome");
+  const ended = await older.ended;
+  assert.equal(ended?.code, status.ABORTED);
+  assert.equal(ended?.metadata.get(CODE_KEY)[0], "id-in-use");
+  const detached = cloud.events.filter(
+    (e) => e.name === "gateway-detached" && e.gateway === "double",
+  );
+  assert.equal(detached.length, 0, "the older stream's end does not detach the gateway");
+});
+
+// --- FetchModel -----------------------------------------------------------------------------
+
+test("a model is fetched whole, and from an offset", async () => {
+  const request = { model: "s.0", digest: sha256(modelBytes), offset: 0n };
+  assert.deepEqual(new Uint8Array(joined(await fetchModel(request))), modelBytes);
+  const rest = await fetchModel({ ...request, offset: 50n });
+  assert.equal(rest[0]?.offset, 50n);
+  assert.deepEqual(new Uint8Array(joined(rest)), modelBytes.subarray(50));
+  assert.deepEqual(await fetchModel({ ...request, offset: BigInt(modelBytes.length) }), []);
+});
+
+test("a fetch of what is not there, or past its end, has its own code", async () => {
+  const good = { model: "s.0", digest: sha256(modelBytes), offset: 0n };
+  const cases: [Partial<FetchModelRequest>, number, string][] = [
+    [{ model: "s.77" }, status.NOT_FOUND, "unknown-model"],
+    [{ digest: "0".repeat(64) }, status.NOT_FOUND, "unknown-model"],
+    [{ model: "../../etc" }, status.INVALID_ARGUMENT, "malformed"],
+    [{ digest: "xyz" }, status.INVALID_ARGUMENT, "malformed"],
+    [{ offset: BigInt(modelBytes.length) + 1n }, status.OUT_OF_RANGE, "bad-offset"],
+    [{ offset: 2n ** 63n }, status.OUT_OF_RANGE, "bad-offset"],
+  ];
+  for (const [change, code, name] of cases)
+    assert.deepEqual(await fails(fetchModel({ ...good, ...change })), { status: code, code: name });
+});
+
+// --- Partials -------------------------------------------------------------------------------
+
+const id = (gateway: string, sequence: bigint) => ({ gateway, incarnation: "one", sequence });
+
+test("a malformed announcement is refused", async () => {
+  const good = { id: id("g", 1n), round: "s.1", digest: "0".repeat(64), totalBytes: 10n };
+  for (const change of [
+    { id: undefined },
+    { id: id("not an id", 1n) },
+    { id: id("g", 2n ** 60n) },
+    { round: "nonsense" },
+    { digest: "nonsense" },
+    { totalBytes: 2n ** 60n },
+  ])
+    assert.deepEqual(await fails(openPartial(client, { ...good, ...change })), {
+      status: status.INVALID_ARGUMENT,
+      code: "malformed",
+    });
+  const unknown = await openPartial(client, { ...good, round: "nobody.1" });
+  assert.equal(unknown.refusal?.code, "unknown-round");
+});
+
+test("bytes without an announcement, or without an identity, are refused", async () => {
+  const unopened = sendPartial(client, id("g", 5n), 0, [Buffer.from("x")]);
+  assert.deepEqual(await fails(unopened), { status: status.ABORTED, code: "not-granted" });
+  const nameless = sendPartial(client, undefined as never, 0, [Buffer.from("x")]);
+  assert.deepEqual(await fails(nameless), { status: status.INVALID_ARGUMENT, code: "malformed" });
+});
+
+test("a Partial cut off in mid-stream resumes; repeated, it gets its receipt again", async () => {
+  const { gateway, round, stop } = await openSession("cut");
+  const sum = sumOf(round.plan, { "cut-a": 2 });
+  const { bytes, digest } = encodedSum(sum);
+  const announcement = {
+    id: id(gateway.id, 1n),
+    round: sum.round,
+    digest,
+    totalBytes: BigInt(bytes.length),
+  };
+  await openPartial(client, announcement);
+  const part = await sendPartial(client, announcement.id, 0, [
+    bytes.subarray(0, 30),
+    bytes.subarray(30, 60),
+  ]);
+  assert.equal(part.receivedBytes, 60n);
+  assert.equal((await openPartial(client, announcement)).receivedBytes, 60n);
+  const whole = await sendPartial(client, announcement.id, 60, [bytes.subarray(60)]);
+  assert.deepEqual(whole.receipt, { digest, outcome: "merged", rule: "" });
+  const again = await openPartial(client, announcement);
+  assert.deepEqual(again.receipt, whole.receipt);
+  const other = await openPartial(client, { ...announcement, digest: "0".repeat(64) });
+  assert.equal(other.refusal?.code, "partial-conflict");
+  await stop();
+});
+
+test("a chunk at another offset than the next one is refused", async () => {
+  const { gateway, round, stop } = await openSession("order");
+  const { bytes, digest } = encodedSum(sumOf(round.plan, { "order-a": 2 }));
+  const partial = id(gateway.id, 1n);
+  await openPartial(client, {
+    id: partial,
+    round: round.plan.round,
+    digest,
+    totalBytes: BigInt(bytes.length),
+  });
+  assert.deepEqual(await fails(sendPartial(client, partial, 8, [bytes.subarray(8)])), {
+    status: status.OUT_OF_RANGE,
+    code: "chunk-out-of-order",
+  });
+  await stop();
+});
+
+test("Partials that may not count are refused for good and change nothing", async () => {
+  const { gateway, round, stop } = await openSession("strict");
+  const good = sumOf(round.plan, { "strict-a": 2 });
+  const cases: [Partial<Sum>, string][] = [
+    [{ contributors: [{ device: "stranger", samples: 2 }] }, "not-in-roster"],
+    [{ base: "s.9" }, "base-mismatch"],
+    [{ grid: { fractionBits: [9, 9], range: 1 } }, "grid-mismatch"],
+    [{ weight: 3n }, "partial-malformed"],
+    [{ sum: new BigInt64Array(3).fill(2n ** 62n) }, "partial-malformed"],
+    [{ contributors: [{ device: "strict-a", samples: 101 }], weight: 101n }, "bad-sample-count"],
+  ];
+  let sequence = 10;
+  for (const [change, code] of cases) {
+    const state = await gateway.deliver({ ...good, ...change }, sequence);
+    assert.equal(state.refusal?.code, code);
+    assert.equal((await gateway.deliver({ ...good, ...change }, sequence)).refusal?.code, code);
+    sequence++;
+  }
+  const stranger = await attach({ id: "gw-stranger" });
+  await stranger.next("welcome");
+  assert.equal((await stranger.deliver(good, 1)).refusal?.code, "not-in-roster");
+  const view = cloud.sessions.status("strict");
+  assert.equal(view?.round?.arrived, 0);
+  const accepted = await gateway.deliver(good, 1);
+  assert.equal(accepted.receipt?.outcome, "merged");
+  await stop();
+});
+
+test("junk of every length is refused as no Partial", async () => {
+  const { gateway, round, stop } = await openSession("junk");
+  const { bytes } = encodedSum(sumOf(round.plan, { "junk-a": 2 }));
+  for (const [sequence, of] of [
+    Buffer.from([0]),
+    Buffer.alloc(64, 0xff),
+    bytes.subarray(0, bytes.length - 1),
+    Buffer.concat([bytes, Buffer.alloc(8)]),
+  ].entries()) {
+    const partial = id(gateway.id, BigInt(sequence));
+    const state = await deliverBytes(client, partial, round.plan.round, of, sha256(of));
+    assert.equal(state.refusal?.code, "partial-malformed");
+  }
+  await stop();
+});
+
+test("a message past the bound ends its call, and no other", async () => {
+  const { gateway, stop } = await openSession("huge");
+  const huge = [Buffer.alloc(wireLimits.grpcMessageBytes + 1)];
+  const failed = await fails(sendPartial(client, id(gateway.id, 1n), 0, huge));
+  assert.equal(failed.status, status.RESOURCE_EXHAUSTED);
+  gateway.send({ $case: "heartbeat", value: heartbeat(1n) });
+  assert.equal((await gateway.next("heartbeatEcho")).sequence, 1n);
+  await stop();
+});
+
+function heartbeat(sequence: bigint) {
+  return {
+    sequence,
+    connectedDevices: 0,
+    outboxPartials: 0,
+    outboxBytes: 0n,
+    oldestAgeMs: 0n,
+    freeDiskBytes: 0n,
+    refusals: {},
+    duplicatesDropped: 0n,
+  };
+}
+
+test("bytes that are no protobuf end their call with a status; the cloud goes on", async () => {
+  const raw = (value: Buffer) => value;
+  const method = { ...ReducerServiceService.openPartial, requestSerialize: raw };
+  const Raw = makeGenericClientConstructor({ openPartial: method } as never, "raw");
+  const opened: Client = new Raw(`127.0.0.1:${cloud.grpcPort}`, credentials.createInsecure());
+  const junk = opened as Client & {
+    openPartial(bytes: Buffer, callback: (error: { code: number } | null) => void): void;
+  };
+  for (const bytes of [Buffer.from([0xff, 0xff, 0xff]), Buffer.alloc(1000, 0x0a)]) {
+    const error = await new Promise<{ code: number } | null>((resolve) =>
+      junk.openPartial(bytes, resolve),
+    );
+    assert.ok(error !== null && error.code !== status.OK);
+  }
+  junk.close();
+  const alive = await openPartial(client, {
+    id: id("g", 1n),
+    round: "nobody.1",
+    digest: "0".repeat(64),
+    totalBytes: 1n,
+  });
+  assert.equal(alive.refusal?.code, "unknown-round");
+});
