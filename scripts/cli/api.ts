@@ -1,5 +1,11 @@
 import type { SessionView } from "@tributary/cloud/session-view.js";
-import type { DeviceRow, GatewayRow, ModelRow, RoundRow } from "@tributary/cloud/store/rows.js";
+import type {
+  ContributionRow,
+  DeviceRow,
+  GatewayRow,
+  ModelRow,
+  RoundRow,
+} from "@tributary/cloud/store/rows.js";
 import { exitCodes } from "@tributary/proto/host/process.js";
 import { z } from "zod";
 import { CommandFailure } from "./failure.js";
@@ -19,6 +25,8 @@ export type Api = {
   sessions(): AsyncGenerator<SessionView>;
   /** The newest first. */
   rounds(session: string): AsyncGenerator<RoundRow>;
+  /** Receipted contributions and what became of them, by round and device. */
+  contributions(session: string): AsyncGenerator<ContributionRow>;
   importModel(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<ModelRow>;
   /** The newest first. */
   models(filter: { readonly session?: string }): AsyncGenerator<ModelRow>;
@@ -62,6 +70,7 @@ export function createApi(options: HttpOptions): Api {
     session: (id) => get(`/sessions/${part(id)}`),
     sessions: () => list("/sessions"),
     rounds: (session) => list(`/sessions/${part(session)}/rounds`),
+    contributions: (session) => list(`/sessions/${part(session)}/contributions`),
     importModel: (name, bytes) => post(`/models?name=${part(name)}`, { bytes }),
     models: (filter) => list("/models", filter),
     model: (id) => get(`/models/${part(id)}`),

@@ -21,7 +21,7 @@ export type Http = {
 };
 
 export type HttpOptions = {
-  /** Where the cloud is, such as `http://127.0.0.1:8080`. */
+  /** Where the cloud is, such as `http://127.0.0.1:7480`. */
   readonly url: string;
   readonly answerMs?: number;
   readonly transferIdleMs?: number;
@@ -56,7 +56,7 @@ export function createHttp(options: HttpOptions): Http {
   return {
     async call(request) {
       const waitMs = request.bytes === undefined ? answerMs : uploadMs(request.bytes, answerMs);
-      const signal = AbortSignal.timeout(waitMs);
+      const signal = AbortSignal.timeout(Math.ceil(waitMs));
       try {
         const response = await send(request, "application/json", signal);
         const text = await bodyText(response);

@@ -10,7 +10,7 @@ const progress = (round: number, link: "up" | "cut" = "up"): Progress => ({
   accuracies: [0.1, 0.5, 0.9],
   contributions: 48,
   elapsedMs: 10_000,
-  sites: [{ site: "hall-a", link, process: "up", devices: 8, contributions: 16 }],
+  sites: [{ site: "hall-a", link, process: "up", devices: 8, folded: 3, asked: 8 }],
 });
 
 function capture(isTTY: boolean) {

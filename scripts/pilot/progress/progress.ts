@@ -5,8 +5,9 @@ export type SiteProgress = {
   readonly link: "up" | "cut" | "down";
   readonly process: "up" | "killed";
   readonly devices: number;
-  /** Contributions in models so far. */
-  readonly contributions: number;
+  /** Updates that the gateway holds of the open round, and devices that it asked. */
+  readonly folded: number;
+  readonly asked: number;
 };
 
 export type Progress = {
@@ -130,5 +131,5 @@ function siteLine(site: SiteProgress): string {
   const state = site.process === "killed" ? "killed" : site.link;
   const mark = `\u001b[${colours[state]}m●\u001b[0m`;
   const link = state === "up" ? "uplink up" : state === "killed" ? "killed" : "uplink cut";
-  return `${mark} ${site.site.padEnd(12)} ${link.padEnd(12)} ${String(site.devices).padStart(3)} devices  ${String(site.contributions).padStart(5)} contributions`;
+  return `${mark} ${site.site.padEnd(16)} ${link.padEnd(12)} ${String(site.devices).padStart(3)} devices   ${site.folded}/${site.asked} updates`;
 }

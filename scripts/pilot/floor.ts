@@ -1,0 +1,142 @@
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type LinkProxy, openLinkProxy } from "./faults/proxy.js";
+import type { Processes, TierLine, TierProcess } from "./processes.js";
+
+/** What runs on one site: a gateway, the link above it, and a process with its devices. */
+export type SiteSpec = {
+  readonly site: string;
+  readonly gateway: string;
+  readonly devices: readonly { readonly device: string; readonly options: object }[];
+};
+
+export type FloorSpec = {
+  readonly directory: string;
+  readonly sites: readonly SiteSpec[];
+  /** ES module with `createTrainer`. */
+  readonly trainerModule: string;
+};
+
+export type Site = SiteSpec & {
+  readonly link: LinkProxy;
+  gatewayProcess: TierProcess;
+  readonly deviceProcess: TierProcess;
+  /** Starts the gateway again on the same data directory and port. */
+  restartGateway(): Promise<void>;
+};
+
+/** The whole factory floor, as operating-system processes. */
+export type Floor = {
+  readonly cloudUrl: string;
+  readonly auditDir: string;
+  readonly sites: readonly Site[];
+  close(): Promise<void>;
+};
+
+/** Heartbeats often enough that the report's counters are fresh when the run ends. */
+const HEARTBEAT_MS = 500;
+
+export async function startFloor(spec: FloorSpec, processes: Processes): Promise<Floor> {
+  const { directory } = spec;
+  const auditDir = join(directory, "audit");
+  await mkdir(join(directory, "config"), { recursive: true });
+  await mkdir(auditDir, { recursive: true });
+
+  const cloud = await startTier(processes, directory, "cloud", "cloud", "cloud-started", {
+    dataDir: join(directory, "cloud"),
+    grpc: { port: 0 },
+    http: { port: 0 },
+    heartbeatIntervalMs: HEARTBEAT_MS,
+    log: "json",
+  });
+  const grpcPort = portIn(cloud.line, "grpcPort");
+  const sites = await Promise.all(
+    spec.sites.map((site) => startSite(spec, site, grpcPort, auditDir, processes)),
+  );
+  return {
+    cloudUrl: `http://127.0.0.1:${portIn(cloud.line, "httpPort")}`,
+    auditDir,
+    sites,
+    async close() {
+      await processes.endAll();
+      await Promise.all(sites.map(({ link }) => link.close()));
+    },
+  };
+}
+
+async function startSite(
+  spec: FloorSpec,
+  site: SiteSpec,
+  grpcPort: number,
+  auditDir: string,
+  processes: Processes,
+): Promise<Site> {
+  const { directory } = spec;
+  const link = await openLinkProxy(grpcPort);
+  const gatewayConfig = (port: number) => ({
+    site: site.site,
+    gateway: site.gateway,
+    dataDir: join(directory, site.gateway),
+    listen: { port },
+    upstream: `127.0.0.1:${link.port}`,
+    reconnect: { baseMs: 100, capMs: 1_000 },
+    log: "json",
+  });
+  const startGateway = (port: number) =>
+    startTier(
+      processes,
+      directory,
+      "gateway",
+      site.gateway,
+      "gateway-started",
+      gatewayConfig(port),
+    );
+  const first = await startGateway(0);
+  const mqttPort = portIn(first.line, "port");
+  const devices = await startTier(
+    processes,
+    directory,
+    "device",
+    `devices-${site.site}`,
+    "started",
+    {
+      site: site.site,
+      gateway: `mqtt://127.0.0.1:${mqttPort}`,
+      devices: site.devices,
+      dataDir: join(directory, `devices-${site.site}`),
+      trainer: { module: spec.trainerModule },
+      auditDir,
+      log: "json",
+    },
+  );
+  const started: Site = {
+    ...site,
+    link,
+    gatewayProcess: first.process,
+    deviceProcess: devices.process,
+    async restartGateway() {
+      started.gatewayProcess = (await startGateway(mqttPort)).process;
+    },
+  };
+  return started;
+}
+
+async function startTier(
+  processes: Processes,
+  directory: string,
+  tier: "cloud" | "gateway" | "device",
+  name: string,
+  startedEvent: string,
+  config: object,
+): Promise<{ process: TierProcess; line: TierLine }> {
+  const file = join(directory, "config", `${name}.json`);
+  await writeFile(file, `${JSON.stringify(config, undefined, 2)}\n`);
+  const tierProcess = processes.start(name, [tier, "start", "--config", file]);
+  return { process: tierProcess, line: await tierProcess.event(startedEvent) };
+}
+
+function portIn(line: TierLine, field: string): number {
+  const port = line[field];
+  if (typeof port !== "number") throw new Error(`${line.name} names no ${field}`);
+  return port;
+}

@@ -1,0 +1,68 @@
+import { Command, InvalidArgumentError, Option } from "commander";
+
+export type PilotOptions = {
+  readonly rounds: number | undefined;
+  readonly sites: number;
+  readonly devices: number;
+  readonly seed: number;
+  readonly faults: boolean;
+  readonly keep: boolean;
+  readonly report: string | undefined;
+  readonly csv: string | undefined;
+  readonly ignore: readonly string[];
+};
+
+function wholeNumber(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < least || value > most) {
+      throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+    }
+    return value;
+  };
+}
+
+/** Reads the pilot's command line; commander prints usage errors and ends the process with 64. */
+export function readOptions(argv: readonly string[]): PilotOptions {
+  const command = new Command("pilot")
+    .description(
+      "Runs a factory floor on this machine: one cloud, gateways and devices, end to end.",
+    )
+    .addOption(new Option("--rounds <n>", "training rounds").argParser(wholeNumber(1, 1000)))
+    .addOption(
+      new Option("--sites <n>", "sites, each with a gateway")
+        .argParser(wholeNumber(2, 16))
+        .default(3),
+    )
+    .addOption(
+      new Option("--devices <n>", "devices over all sites")
+        .argParser(wholeNumber(3, 240))
+        .default(24),
+    )
+    .addOption(
+      new Option("--seed <n>", "of the split, the initial model and the shuffles")
+        .argParser(wholeNumber(0, 2 ** 32 - 1))
+        .default(1),
+    )
+    .option("--no-faults", "cut no uplink and kill no gateway")
+    .option("--keep", "keep the data directory", false)
+    .option("--report <file>", "write the report as JSON to this file")
+    .option("--csv <dir>", "train on sensor logs: each folder a site, each CSV file a device")
+    .option("--ignore <column...>", "columns of the logs that are never inputs", [] as string[])
+    .allowExcessArguments(false)
+    .exitOverride((error) => {
+      process.exit(error.exitCode === 0 ? 0 : 64);
+    });
+  const given = command.parse([...argv], { from: "user" }).opts();
+  return {
+    rounds: given.rounds,
+    sites: given.sites,
+    devices: given.devices,
+    seed: given.seed,
+    faults: given.faults,
+    keep: given.keep,
+    report: given.report,
+    csv: given.csv,
+    ignore: given.ignore,
+  };
+}
