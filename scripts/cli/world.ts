@@ -21,7 +21,7 @@ export type GlobalOptions = {
   readonly json?: boolean;
 };
 
-export const defaultUrl = "http://127.0.0.1:8080";
+export const defaultUrl = "http://127.0.0.1:7480";
 
 export function apiOf(world: World, { url }: GlobalOptions): Api {
   return createApi({ url: url ?? world.env.TRIBUTARY_URL ?? defaultUrl });
