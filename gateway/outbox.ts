@@ -113,7 +113,7 @@ export async function openOutbox(
     },
     async remove(entry) {
       await store.removePartial(entry.sequence);
-      const at = entries.indexOf(entry);
+      const at = entries.findIndex(({ sequence }) => sequence === entry.sequence);
       if (at >= 0) entries.splice(at, 1);
       // A file that outlives its index entry is removed at the next start.
       await disk.remove(fileOf(entry.sequence)).catch(() => {});

@@ -1,0 +1,93 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { createManualClock } from "@tributary/proto/host/clock.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { configSchema } from "./config.js";
+import { limits } from "./limits.js";
+import { readGatewayConfig } from "./main.js";
+import { createStorage } from "./storage.js";
+
+const least = { site: "plant", gateway: "gw-1", dataDir: "data", upstream: "127.0.0.1:7000" };
+const problem = (changes: object) => {
+  const parsed = configSchema.safeParse({ ...least, ...changes });
+  return parsed.success ? undefined : parsed.error.issues[0]?.message;
+};
+
+describe("the config", () => {
+  it("needs four settings and has defaults for the rest", () => {
+    const config = configSchema.parse(least);
+    assert.deepEqual(config.listen, { host: "127.0.0.1", port: 1883 });
+    assert.equal(config.uploadSlots, 4);
+    for (const key of Object.keys(least)) assert.ok(problem({ [key]: undefined }), key);
+  });
+
+  it("refuses to listen where a network could reach it, and says why", () => {
+    for (const host of ["0.0.0.0", "::", "192.168.1.5", "example.com", "127.0.0.1.example.com"]) {
+      assert.match(problem({ listen: { host } }) ?? "", /not authenticated/, host);
+    }
+    for (const host of ["127.0.0.1", "127.8.9.1", "::1", "localhost"]) {
+      assert.equal(problem({ listen: { host } }), undefined, host);
+    }
+  });
+
+  it("refuses what does not fit together, and typos", () => {
+    assert.match(problem({ reconnect: { baseMs: 500, capMs: 100 } }) ?? "", /baseMs/);
+    assert.match(problem({ absentGraceMs: 50 }) ?? "", /absentGraceMs/);
+    assert.match(problem({ upstream: "cloud" }) ?? "", /host:port/);
+    assert.match(problem({ uploadSlot: 3 }) ?? "", /[Uu]nrecognized/);
+    assert.ok(problem({ gateway: "gw 1" }));
+  });
+
+  it("is read from the environment over the file", async () => {
+    const env = {
+      TRIBUTARY_GATEWAY_SITE: "plant",
+      TRIBUTARY_GATEWAY_GATEWAY: "gw-2",
+      TRIBUTARY_GATEWAY_DATA_DIR: "/data",
+      TRIBUTARY_GATEWAY_UPSTREAM: "localhost:7000",
+      TRIBUTARY_GATEWAY_LISTEN__PORT: "0",
+    };
+    const config = await readGatewayConfig({ env });
+    assert.equal(config.gateway, "gw-2");
+    assert.equal(config.listen.port, 0);
+    await assert.rejects(readGatewayConfig({ env: {} }), (error) => {
+      return error instanceof TributaryError && error.code === "config-invalid";
+    });
+  });
+});
+
+describe("the storage budget", () => {
+  async function storageOf(
+    free: number,
+    use: { used?: number; promised?: number; count?: number },
+  ) {
+    const disk = { freeBytes: async () => free };
+    const facts = {
+      usedBytes: () => use.used ?? 0,
+      promisedBytes: () => use.promised ?? 0,
+      outboxPartials: () => use.count ?? 0,
+    };
+    const bounds = { budgetBytes: 1_000, reserveDiskBytes: 100 };
+    return createStorage(disk, createManualClock(), facts, bounds);
+  }
+
+  it("counts what is kept and what open rounds will need", async () => {
+    const storage = await storageOf(10_000, { used: 500, promised: 300 });
+    assert.ok(storage.fits(200));
+    assert.ok(!storage.fits(201));
+  });
+
+  it("leaves the reserve of the disk alone", async () => {
+    const storage = await storageOf(600, { promised: 300 });
+    assert.ok(storage.fits(200));
+    assert.ok(!storage.fits(201));
+  });
+
+  it("bounds the Partials, and takes a disk that does not answer for full", async () => {
+    assert.ok(!(await storageOf(10_000, { count: limits.outboxPartials })).fits(1));
+    const silent = { freeBytes: () => Promise.reject(new Error("gone")) };
+    const facts = { usedBytes: () => 0, promisedBytes: () => 0, outboxPartials: () => 0 };
+    const bounds = { budgetBytes: 1_000, reserveDiskBytes: 0 };
+    const storage = await createStorage(silent, createManualClock(), facts, bounds);
+    assert.ok(!storage.fits(1));
+  });
+});
