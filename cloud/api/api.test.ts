@@ -394,6 +394,8 @@ describe("REST API", () => {
           assert.ok(answer.description, name);
         assert.ok(operation.responses["4XX"]?.content?.["application/problem+json"], name);
       }
+    const body = document.paths["/api/v1/models"].post.requestBody;
+    assert.deepEqual(Object.keys(body.content), ["application/octet-stream"]);
     const start = document.paths["/api/v1/sessions"].post.requestBody;
     const schema = start.content["application/json"].schema;
     assert.deepEqual(schema.required, ["name", "initialModel"]);

@@ -49,7 +49,7 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
         license: { name: "Apache-2.0", identifier: "Apache-2.0" },
       },
     },
-    transform: jsonSchemaTransform,
+    transform: describeRoute,
   });
   await api.register(
     async (scope: Api) => {
@@ -63,6 +63,15 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
   await api.ready();
   return api;
 }
+
+/** A route's schema for the document; a body that is taken unread has no zod schema to tell it. */
+const describeRoute: typeof jsonSchemaTransform = (route) => {
+  const described = jsonSchemaTransform(route);
+  const binary = described.schema?.consumes?.includes("application/octet-stream");
+  if (!binary) return described;
+  const body = { type: "string", format: "binary" };
+  return { ...described, schema: { ...described.schema, body } };
+};
 
 const LOOPBACK_HOST = /^(127(\.\d{1,3}){3}|\[::1\]|localhost)(:\d{1,5})?$/i;
 

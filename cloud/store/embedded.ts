@@ -11,6 +11,8 @@ import type { Query, Sql, SqlRow } from "./sql.js";
 /** PostgreSQL's major version in the embedded engine: the format of its data directory. */
 export const EMBEDDED_VERSION = "18";
 
+/** Makes what was written to a file durable before it returns. */
+export type SyncFile = (descriptor: number) => void;
 /** What the directory's file system needs to know of a stream: its descriptor here. */
 type FileStream = { readonly nfd: number };
 type EngineOptions = Parameters<NodeFS["init"]>[1];
@@ -23,12 +25,19 @@ type NodeFileSystem = { stream_ops: { fsync?: (stream: FileStream) => number } }
  * `stream_ops.fsync` where there is one.
  */
 class DurableNodeFS extends NodeFS {
+  readonly #sync: SyncFile;
+
+  constructor(directory: string, sync: SyncFile) {
+    super(directory);
+    this.#sync = sync;
+  }
+
   override async init(engine: PGlite, options: EngineOptions) {
     const { emscriptenOpts } = await super.init(engine, options);
     const hook: EngineHook = (module) => {
       const { NODEFS } = module as unknown as { NODEFS: NodeFileSystem };
       NODEFS.stream_ops.fsync = (stream) => {
-        fsyncSync(stream.nfd);
+        this.#sync(stream.nfd);
         return 0;
       };
     };
@@ -57,12 +66,12 @@ const settings = [
  * Opens PostgreSQL in this process on `<dataDir>/pg`, which one process may use at a time (the
  * caller holds the data directory's lock). The first start writes the directory, in seconds.
  */
-export async function openEmbedded(dataDir: string): Promise<Sql> {
+export async function openEmbedded(dataDir: string, sync: SyncFile = fsyncSync): Promise<Sql> {
   const directory = join(dataDir, "pg");
   await mkdir(directory, { recursive: true });
   await checkVersion(directory);
   const engine = await PGlite.create({
-    fs: new DurableNodeFS(directory),
+    fs: new DurableNodeFS(directory, sync),
     startParams: [...PGlite.defaultStartParams, ...settings],
   }).catch((cause) => {
     throw storeFailure(cause);
