@@ -44,11 +44,14 @@ test("the version and help end with 0, a wrong command line with 64", async () =
   assert.match(version.stdout, /^\d+\.\d+\.\d+\n$/);
   assert.equal((await tributary(["--help"])).code, 0);
   const wrong = [["sesion"], [], ["session"], ["model", "show"], ["model", "list", "--limit", "x"]];
-  for (const args of [...wrong, ["completion", "csh"], ["model", "list", "extra"]]) {
-    const { code, stdout } = await tributary(args);
-    assert.equal(code, 64, args.join(" "));
-    assert.equal(stdout, "");
-  }
+  const refused = [...wrong, ["completion", "csh"], ["model", "list", "extra"]].map(
+    async (args) => {
+      const { code, stdout } = await tributary(args);
+      assert.equal(code, 64, args.join(" "));
+      assert.equal(stdout, "");
+    },
+  );
+  await Promise.all(refused);
   assert.match((await tributary(["sesion"])).stderr, /Did you mean session/);
 });
 
