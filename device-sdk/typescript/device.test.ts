@@ -293,6 +293,8 @@ test("closed aborts a training; the next offer starts when the trainer is back",
     gateway.offer(samplePlan("s.2", base));
     await until("the next round has its receipt", () => gateway.receipted.has("s.2 press-7"));
     assert.equal(aborts, 1);
+    assert.ok(saw(events, "train-aborted"));
+    assert.equal(saw(events, "train-failed"), false);
     assert.equal(count(gateway, "decline"), 0);
   }));
 

@@ -167,7 +167,9 @@ export const openMqttLink: OpenLink = (options) => {
       const last = client;
       client = undefined;
       if (last === undefined) return Promise.resolve();
-      // A DISCONNECT tells the broker that the device left by itself; then the socket goes.
+      // A DISCONNECT tells the broker that the device left by itself; before CONNACK there is
+      // nobody to tell, and a socket that is let go on connecting would outlive the link.
+      if (!last.connected) return new Promise((resolve) => last.end(true, {}, () => resolve()));
       return new Promise((resolve) => {
         const done = clock.setTimer(limits.backoffBaseMs, () =>
           last.end(true, {}, () => resolve()),

@@ -41,6 +41,8 @@ export type TestGateway = {
   offer(plan: Plan, remainingMs?: number): void;
   send<K extends DownKind>(device: string, kind: K, header: Down<K>, payload?: Uint8Array): void;
   publish(model: SampleModel, session: string): void;
+  /** Publishes any bytes on any topic. */
+  raw(topic: string, bytes: Uint8Array): void;
   intercept(by: Intercept | undefined): void;
   /** Cuts every connection without a word. */
   cut(): void;
@@ -176,6 +178,7 @@ export async function openTestGateway(site: string, port = 0): Promise<TestGatew
     publish({ manifest, layout }, session) {
       publish(allTopic(site, "published"), encodeEnvelope({ session, manifest, layout }));
     },
+    raw: publish,
     intercept(by) {
       interceptor = by;
     },
