@@ -49,7 +49,7 @@ export function makePlan(
     const issue = parsed.error.issues[0];
     return refuse("plan-invalid", `${issue?.path.join(".")}: ${issue?.message}`);
   }
-  return { ok: true, plan: parsed.data, bytes: encodeCbor(parsed.data) };
+  return { ok: true, plan: parsed.data, bytes: new Uint8Array(encodeCbor(parsed.data)) };
 }
 
 /** Reads a plan that `makePlan` wrote. */
