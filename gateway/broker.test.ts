@@ -8,7 +8,7 @@ import { createBroker, type DeviceLink } from "./broker.js";
 import { limits } from "./limits.js";
 import { until } from "./testing/wait.js";
 
-const open: (() => Promise<unknown> | unknown)[] = [];
+const open: (() => unknown)[] = [];
 afterEach(async () => {
   for (const close of open.splice(0).reverse()) await close();
 });

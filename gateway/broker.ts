@@ -28,9 +28,6 @@ export type DeviceLink = {
   /** Sends one device what `broadcast` sent to all before it connected. */
   sendAll(device: string, kind: AllKind, bytes: Uint8Array): void;
   broadcast(kind: AllKind, bytes: Uint8Array): void;
-  /** Stops and restarts reading from a device; its own TCP window then holds it back. */
-  pause(device: string): void;
-  resume(device: string): void;
   close(): Promise<void>;
 };
 
@@ -190,8 +187,6 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
       const payload = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
       broker.publish(publication(allTopic(site, kind), payload), () => {});
     },
-    pause: (device) => connected.get(device)?.pause(),
-    resume: (device) => connected.get(device)?.resume(),
     async close() {
       // Closing a server that does not listen calls back with an error: it is closed all the same.
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));

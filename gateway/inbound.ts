@@ -58,24 +58,28 @@ export function createInbound(): Inbound {
     switch (kind) {
       case "hello": {
         const message = open(upSchemas.hello, bytes);
-        return message.ok ? void hello(at, device, message.header) : message;
+        if (message.ok) hello(at, device, message.header);
+        return message.ok ? undefined : message;
       }
       case "fetch": {
         const message = open(upSchemas.fetch, bytes);
-        return message.ok ? void at.parts.fetch(device, message.header) : message;
+        if (message.ok) at.parts.fetch(device, message.header);
+        return message.ok ? undefined : message;
       }
       case "begin": {
         const message = open(upSchemas.begin, bytes);
-        return message.ok ? void at.ingest.begin(device, message.header) : message;
+        if (message.ok) at.ingest.begin(device, message.header);
+        return message.ok ? undefined : message;
       }
       case "chunk": {
         const message = decodeEnvelope(upSchemas.chunk, bytes, wire.upHeaderBytes);
-        if (!message.ok) return message;
-        return void at.ingest.chunk(device, message.header, message.payload);
+        if (message.ok) at.ingest.chunk(device, message.header, message.payload);
+        return message.ok ? undefined : message;
       }
       case "decline": {
         const message = open(upSchemas.decline, bytes);
-        return message.ok ? void decline(at, device, message.header) : message;
+        if (message.ok) decline(at, device, message.header);
+        return message.ok ? undefined : message;
       }
     }
   }

@@ -26,6 +26,7 @@ import {
   type SealReason,
   stepRound,
 } from "./round.js";
+import { createSealedRounds } from "./sealed-rounds.js";
 import type { RoundRecord, SealedRecord, Store } from "./store.js";
 
 /** The rounds of this gateway: runs what the round machine decides. */
@@ -93,10 +94,7 @@ export function askOrder(round: string, roster: readonly string[]): string[] {
 export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   const { disk, store, outbox, models, link, events, clock } = options;
   const rounds = new Map<string, Round>();
-  const sealed = new Map((await store.sealed()).map((record) => [record.round, record]));
-  /** Sealed rounds whose devices may still be at work on them; newest last. */
-  const states = new Map<string, RoundState>();
-  const closedUpstream = new Set<string>();
+  const sealed = createSealedRounds(await store.sealed());
   let control: Promise<void> = Promise.resolve();
   const seals = new Set<Promise<void>>();
   let closing = false;
@@ -163,7 +161,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       else bytes = (await outbox.add(partial, record, combine.digests)).bytes;
       const contributors = combine.digests.size;
       events({ level: "info", name: "round-sealed", round: name, reason, contributors, bytes });
-      remember({ ...record, order: 0 });
+      sealed.add(record);
     } catch (cause) {
       if (closing) return;
       const message = cause instanceof Error ? cause.message : String(cause);
@@ -174,28 +172,11 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     }
     rounds.delete(name);
     apply(round, { type: "sealed" });
-    keepState(round.state);
+    sealed.keepState(round.state);
     models.unpin(round.plan.base.digest);
     options.onPartial();
     // The sealed Partial is durable, so a journal that stays is removed at the next start.
     await combine.remove().catch(() => {});
-  }
-
-  function remember(record: SealedRecord): void {
-    sealed.set(record.round, record);
-    for (const oldest of sealed.keys()) {
-      if (sealed.size <= limits.ledgerRounds) break;
-      sealed.delete(oldest);
-      closedUpstream.delete(oldest);
-    }
-  }
-
-  function keepState(state: RoundState): void {
-    states.set(state.round, state);
-    for (const oldest of states.keys()) {
-      if (states.size <= limits.openRounds) break;
-      states.delete(oldest);
-    }
   }
 
   async function openFresh(opened: RoundOpened): Promise<void> {
@@ -209,7 +190,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     }
     const known = sealed.get(name);
     if (known !== undefined) {
-      closedUpstream.delete(name);
+      sealed.reopenUpstream(name);
       return options.onProgress(progressOf(known, true));
     }
     if (rounds.size >= limits.openRounds) {
@@ -287,7 +268,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
 
   function facts(name: string): RoundView | "sealed" | undefined {
     const round = rounds.get(name);
-    if (round === undefined) return sealed.has(name) ? "sealed" : undefined;
+    if (round === undefined) return sealed.get(name) !== undefined ? "sealed" : undefined;
     const { plan, combine, state } = round;
     return {
       plan,
@@ -340,19 +321,15 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     closed(name, outcome) {
       inOrder(() => {
         events({ level: "info", name: "round-closed", round: name, outcome });
-        closedUpstream.add(name);
+        sealed.closeUpstream(name);
         const round = rounds.get(name);
         if (round !== undefined) apply(round, { type: "closed" });
-        else if (!sealed.has(name)) closedUpstream.delete(name);
       });
     },
     deviceConnected(device) {
       for (const round of [...rounds.values()]) apply(round, { type: "connected", device });
-      for (const state of states.values()) {
-        const { effects } = stepRound(state, { type: "connected", device });
-        if (effects.length > 0) {
-          link.send(device, "closed", encodeEnvelope({ round: state.round }));
-        }
+      for (const round of sealed.dismissing(device)) {
+        link.send(device, "closed", encodeEnvelope({ round }));
       }
     },
     deviceDisconnected(device) {
@@ -361,7 +338,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     declined(device, { round: name, code }) {
       const round = rounds.get(name);
       if (round === undefined) {
-        return sealed.has(name)
+        return sealed.get(name) !== undefined
           ? refuse("round-closed", `round ${name} has sealed`)
           : refuse("unknown-round", `no round ${name} here`);
       }
@@ -382,8 +359,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     commit,
     progress() {
       const open = [...rounds.values()].map(({ state }) => progressOf(state, false));
-      const done = [...sealed.values()].filter(({ round }) => !closedUpstream.has(round));
-      return [...open, ...done.map((record) => progressOf(record, true))];
+      return [...open, ...sealed.awaited().map((record) => progressOf(record, true))];
     },
     openRounds: () => [...rounds.keys()],
     get journalBytes() {
@@ -404,7 +380,10 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   };
 }
 
-function progressOf(source: RoundState | SealedRecord, isSealed: boolean): RoundProgress {
+function progressOf(
+  source: RoundState | Omit<SealedRecord, "order">,
+  isSealed: boolean,
+): RoundProgress {
   const counts = "asks" in source ? countRound(source) : source;
   const { offered, folded, declined } = counts;
   return { round: source.round, offered, folded, declined, sealed: isSealed };

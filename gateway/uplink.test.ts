@@ -13,7 +13,7 @@ import { until } from "./testing/wait.js";
 import { createUplink, type UplinkHandlers } from "./uplink.js";
 import { createUpstream } from "./upstream.js";
 
-const open: (() => Promise<unknown> | unknown)[] = [];
+const open: (() => unknown)[] = [];
 afterEach(async () => {
   for (const close of open.splice(0).reverse()) await close();
 });

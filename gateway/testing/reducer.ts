@@ -145,7 +145,7 @@ export async function openTestReducer(port = 0): Promise<TestReducer> {
         if (stream === call) stream = undefined;
       });
     },
-    async fetchModel(call) {
+    fetchModel(call) {
       const bytes = reducer.models.get(call.request.model);
       if (bytes === undefined) {
         call.emit("error", { code: status.NOT_FOUND, message: "no such model" });

@@ -43,7 +43,7 @@ const settings = (dir: string, upstream: string) => ({
 });
 
 export function createStage(): Stage {
-  const opened: (() => Promise<unknown> | unknown)[] = [];
+  const opened: (() => unknown)[] = [];
   return {
     async dataDir() {
       const dir = await mkdtemp(join(tmpdir(), "gateway-"));

@@ -1,0 +1,64 @@
+import { limits } from "./limits.js";
+import { type RoundState, stepRound } from "./round.js";
+import type { SealedRecord } from "./store.js";
+
+type Sealed = Omit<SealedRecord, "order">;
+
+/** What is still known of rounds that have sealed. Bounded by the ledger: the oldest are forgotten. */
+export type SealedRounds = {
+  add(record: Sealed): void;
+  get(round: string): Sealed | undefined;
+  /** Keeps the end state of a round whose devices may still be at work on it. */
+  keepState(state: RoundState): void;
+  /** Rounds that this device was offered, did not answer, and that are over. */
+  dismissing(device: string): string[];
+  closeUpstream(round: string): void;
+  /** The upstream asks for a round anew: it did not hear how it ended. */
+  reopenUpstream(round: string): void;
+  /** Those that the upstream has not closed. */
+  awaited(): Sealed[];
+};
+
+/** @param known oldest first */
+export function createSealedRounds(known: readonly Sealed[]): SealedRounds {
+  const records = new Map(known.map((record) => [record.round, record]));
+  const states = new Map<string, RoundState>();
+  const closed = new Set<string>();
+
+  /** Drops the oldest of a map or set that has grown past its bound. */
+  function shrink(
+    kept: { keys(): Iterable<string>; readonly size: number; delete(key: string): boolean },
+    most: number,
+  ): void {
+    for (const oldest of kept.keys()) {
+      if (kept.size <= most) break;
+      kept.delete(oldest);
+    }
+  }
+  return {
+    add(record) {
+      records.set(record.round, record);
+      shrink(records, limits.ledgerRounds);
+    },
+    get: (round) => records.get(round),
+    keepState(state) {
+      states.set(state.round, state);
+      shrink(states, limits.openRounds);
+    },
+    dismissing(device) {
+      const over = [...states.values()].filter(
+        (state) => stepRound(state, { type: "connected", device }).effects.length > 0,
+      );
+      return over.map(({ round }) => round);
+    },
+    closeUpstream(round) {
+      closed.add(round);
+      // Open rounds may be closed upstream before they have sealed here.
+      shrink(closed, limits.ledgerRounds + limits.openRounds);
+    },
+    reopenUpstream(round) {
+      closed.delete(round);
+    },
+    awaited: () => [...records.values()].filter(({ round }) => !closed.has(round)),
+  };
+}
