@@ -138,6 +138,22 @@ function progressOf(
   };
 }
 
+/** Waits until every device is connected, so that the first round has the whole floor. */
+export async function assembled(api: Api, devices: number, broken: Promise<never>): Promise<void> {
+  const untilMs = Date.now() + STALL_MS;
+  for (;;) {
+    const gateways = await Promise.race([broken, firstOf(api.gateways())]);
+    const connected = gateways.reduce((sum, { connectedDevices }) => sum + connectedDevices, 0);
+    if (connected === devices) return;
+    if (Date.now() > untilMs) {
+      throw new Error(
+        `after ${STALL_MS / 1000} s ${connected} of ${devices} devices are connected`,
+      );
+    }
+    await sleep(POLL_MS);
+  }
+}
+
 /** Waits until no gateway holds a Partial that the cloud has not receipted. */
 export async function drained(api: Api, sites: number, broken: Promise<never>): Promise<void> {
   const limitMs = 30_000;

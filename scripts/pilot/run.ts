@@ -6,7 +6,7 @@ import {
   planFaults,
 } from "./faults/schedule.js";
 import { type Floor, startFloor } from "./floor.js";
-import { downloadModel, drained, followSession } from "./follow.js";
+import { assembled, downloadModel, drained, followSession } from "./follow.js";
 import type { Mode, ModeResult } from "./mode.js";
 import type { PilotOptions } from "./options.js";
 import type { Processes } from "./processes.js";
@@ -62,6 +62,11 @@ async function withFloor(
   const accuracies = new Map<string, number>();
   const faults: FaultEntry[] = [];
   let finalModel: Uint8Array | undefined;
+  await assembled(
+    api,
+    mode.sites.reduce((sum, site) => sum + site.devices.length, 0),
+    broken,
+  );
   for (;;) {
     const spec = await mode.nextSession(finalModel);
     if (spec === undefined) break;

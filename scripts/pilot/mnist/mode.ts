@@ -52,7 +52,6 @@ export async function createMnistMode(run: MnistRun): Promise<Mode> {
           initialModel: `${SESSION}-start.0`,
           rounds: run.rounds ?? mnistSettings.rounds,
           seed: run.seed,
-          devicesMin: run.devices,
           sitesQuorum: Math.max(1, run.sites - 1),
           deadlineMs: 60_000,
           uploadWindowMs: 10_000,
