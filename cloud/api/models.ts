@@ -153,9 +153,7 @@ function uploadRoute(api: Api, { models, clock }: ApiPorts): void {
           );
         if (Number(request.headers["content-length"] ?? 0) > wireLimits.modelBytes)
           return refuseUpload(reply, body, "too-large", "the file is past the bound of a model");
-        // Leaving the loop early must not destroy the request: the answer goes out on its socket.
-        const pieces = body.iterator({ destroyOnReturn: false });
-        const imported = await models.importFile(request.query.name, pieces, clock.nowMs());
+        const imported = await models.importFile(request.query.name, body, clock.nowMs());
         if (imported.ok)
           return reply
             .code(201)
