@@ -61,14 +61,6 @@ export function closeRows(live: LiveRound, close: Close, model: string | null) {
   return { partials, contributions };
 }
 
-/** Contributions behind some Partials of a round. */
-export function countContributions(live: LiveRound, identities: readonly string[]): number {
-  return identities.reduce(
-    (sum, identity) => sum + (live.held(identity)?.contributors.length ?? 0),
-    0,
-  );
-}
-
 export function heldFrom(
   announcement: {
     readonly identity: HeldPartial["identity"];

@@ -176,7 +176,7 @@ test("a gateway that delivered is not made empty by a later word", () => {
     arrives(partial("g1", "ab")),
     { kind: "empty", gateway: "g1", nowMs: 2 },
   ]);
-  assert.equal(state.members["g1"]?.standing, "delivered");
+  assert.equal(state.members.g1?.standing, "delivered");
 });
 
 test("words of a gateway that is no member change nothing", () => {

@@ -55,21 +55,18 @@ export function createService(world: ServiceWorld): ReducerServiceServer {
 
   return {
     attach: (call) => attachments.accept(call, members),
-    async fetchModel(call: ServerWritableStream<FetchModelRequest, FetchModelResponse>) {
+    fetchModel(call: ServerWritableStream<FetchModelRequest, FetchModelResponse>) {
       if (reads >= limits.modelReads) {
         call.emit("error", statusError(refuse("busy", `${reads} models are being read`)));
         return;
       }
       reads++;
-      try {
-        const sent = await sendModel(world, call);
-        if (sent.ok) call.end();
-        else call.emit("error", statusError(sent));
-      } catch (error) {
-        call.emit("error", failed("FetchModel", error));
-      } finally {
-        reads--;
-      }
+      sendModel(world, call)
+        .then(
+          (sent) => (sent.ok ? call.end() : call.emit("error", statusError(sent))),
+          (error: unknown) => call.emit("error", failed("FetchModel", error)),
+        )
+        .finally(() => reads--);
     },
     openPartial(
       call: ServerUnaryCall<OpenPartialRequest, OpenPartialResponse>,

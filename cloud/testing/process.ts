@@ -57,17 +57,13 @@ async function serve(dataDir: string): Promise<void> {
   const cloud = await startCloud(dataDir);
   const say = (reply: Reply) => process.send?.(reply);
   if ((await cloud.store.model("s.0")) === undefined) await importInitialModel(cloud);
-  process.on("message", async (message) => {
-    const request = message as Request;
-    if (request.kind === "status")
-      return say({ ok: true, value: cloud.sessions.status(request.id) });
+  const answer = async (request: Request): Promise<Reply> => {
+    if (request.kind === "status") return { ok: true, value: cloud.sessions.status(request.id) };
     const started = await cloud.sessions.start(request.params);
-    return say({ ok: started.ok, value: started });
-  });
-  process.on("SIGTERM", async () => {
-    await cloud.close();
-    process.exit(0);
-  });
+    return { ok: started.ok, value: started };
+  };
+  process.on("message", (message) => void answer(message as Request).then(say));
+  process.on("SIGTERM", () => void cloud.close().then(() => process.disconnect()));
   say({ ok: true, value: cloud.grpcPort });
 }
 
