@@ -121,6 +121,7 @@ function fishScript(nodes: readonly CommandNode[]): string {
         return `${base} -l ${long.slice(2)}${value} -d ${fishQuoted(description)}`;
       }),
       ...node.choices.map((choice) => `${base} -f -a ${choice}`),
+      `${base} ${node.takesFile ? "-F" : "-f"}`,
     ];
   });
   return `# fish completion for tributary
@@ -134,7 +135,6 @@ function __tributary_at
   end
   test "$path" = "$argv"
 end
-complete -c tributary -f
 ${lines.join("\n")}
 `;
 }
