@@ -2,18 +2,15 @@ import { createAccumulator } from "@tributary/proto/algebra/accumulator.js";
 import { encodingFor, type Grid } from "@tributary/proto/algebra/grid.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
 import { type Basin, type Kernel, SLAB_BYTES } from "@tributary/proto/kernel/kernel.js";
-import type { BenchLine } from "./line.js";
+import { type BenchLine, median } from "./line.js";
+import { FRACTION_BITS, gridValues, RANGE } from "./values.js";
 
 const BENCH = "fold";
-const SIZES = [
-  { parameters: 100_000, blocks: 100 },
-  { parameters: 1_000_000, blocks: 40 },
-  { parameters: 10_000_000, blocks: 8 },
-];
+/** Blocks of runs that each case gets. */
+export type FoldSize = { readonly parameters: number; readonly blocks: number };
 /** First blocks of each case, while the compilers are still at work. */
 const WARM_SHARE = 0.25;
-const FRACTION_BITS = 20;
-const GRID: Grid = { fractionBits: [FRACTION_BITS], range: 1 };
+const GRID: Grid = { fractionBits: [FRACTION_BITS], range: RANGE };
 const ENCODING = encodingFor(GRID);
 const SAMPLES = [60, 7, 200, 31, 12, 1, 90, 55];
 
@@ -31,10 +28,14 @@ function plainFold(sums: Float64Array, values: Float32Array, samples: number): v
  * and against copying the same bytes. Cases take turns block by block, so that what else the
  * machine does falls on all of them alike; figures are medians of warm runs.
  */
-export async function benchFold(): Promise<BenchLine[]> {
+export async function benchFold(
+  sizes: readonly FoldSize[],
+  signal: AbortSignal,
+): Promise<BenchLine[]> {
   const kernel = loadKernel();
   const lines: BenchLine[] = [];
-  for (const { parameters, blocks } of SIZES) {
+  for (const { parameters, blocks } of sizes) {
+    signal.throwIfAborted();
     const values = gridValues(parameters);
     const { cases, release } = casesFor(kernel, values);
     lines.push(...report(parameters, interleave(cases, blocks)));
@@ -42,16 +43,6 @@ export async function benchFold(): Promise<BenchLine[]> {
     await new Promise((resolve) => setImmediate(resolve));
   }
   return lines;
-}
-
-function gridValues(parameters: number): Float32Array<ArrayBuffer> {
-  const values = new Float32Array(parameters);
-  let state = 1;
-  for (let i = 0; i < parameters; i++) {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    values[i] = ((state >>> 11) - 2 ** 20) / 2 ** FRACTION_BITS;
-  }
-  return values;
 }
 
 function casesFor(
@@ -144,11 +135,6 @@ function interleave(cases: readonly Case[], blocks: number): ReadonlyMap<string,
   return new Map(cases.map(({ name }, c) => [name, median(taken[c] as number[])]));
 }
 
-function median(values: number[]): number {
-  values.sort((a, b) => a - b);
-  return values[Math.floor(values.length / 2)] as number;
-}
-
 /** Bars at 1M parameters, as multiples of the plain loop. */
 const BARS: Readonly<Record<string, number>> = {
   "resident kernel": 4,
@@ -175,11 +161,8 @@ function report(parameters: number, medians: ReadonlyMap<string, number>): Bench
       case: `${size} plain loop / ${name}`,
       value: round(plainMs / ms, 2),
       unit: "times",
-      note: [
-        ...(bar === undefined ? [] : [`at least ${bar}`]),
-        `TypedArray.set / this = ${round(setMs / ms, 2)}`,
-        ...(NOTES[name] ?? []),
-      ].join("; "),
+      ...(bar === undefined ? {} : { bar: { atLeast: bar } }),
+      note: [`TypedArray.set / this = ${round(setMs / ms, 2)}`, ...(NOTES[name] ?? [])].join("; "),
     });
   }
   return lines;

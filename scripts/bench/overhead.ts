@@ -1,0 +1,170 @@
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type BenchLine, figure, median } from "./line.js";
+import { benchModel, GATEWAY, SESSION, SITE } from "./plan.js";
+import { waitFor } from "./site.js";
+import { onStage, type Stage, type TierLine } from "./stage.js";
+
+export type OverheadSize = {
+  readonly devices: number;
+  readonly parameters: number;
+  /** Rounds that count. */
+  readonly rounds: number;
+  /** Rounds before them, while the compilers are still at work. */
+  readonly warmUp: number;
+};
+
+const LIMIT_MS = 180_000;
+const BAR_MS = 100;
+
+/**
+ * The way of a round, in the order of time: the event that ends each stretch, the tier whose log
+ * has it, and whether the first or the last of its kind in the round counts.
+ */
+const stretches = [
+  { event: "offer", tier: "device", which: "last", name: "plan to the last device's offer" },
+  { event: "trained", tier: "device", which: "last", name: "to trained" },
+  { event: "begun", tier: "device", which: "last", name: "to durable in the slot, begun" },
+  { event: "receipt", tier: "device", which: "last", name: "to the last receipt" },
+  { event: "round-sealed", tier: "gateway", which: "last", name: "to sealed" },
+  { event: "partial-accepted", tier: "cloud", which: "last", name: "to accepted by the cloud" },
+  { event: "model-made", tier: "cloud", which: "first", name: "to the model" },
+  { event: "model-published", tier: "cloud", which: "first", name: "to published" },
+] as const;
+
+/** When an event happened first and last in a round, by `<tier> <event> <round>`. */
+type Times = Map<string, { readonly first: number; last: number }>;
+
+/**
+ * What the system adds to a round: a real cloud, gateway and devices with durable slots, and a
+ * trainer that returns at once. Times are those of the tiers' own logs, from the cloud's
+ * `round-opened` to its `model-published`.
+ */
+export function benchOverhead(size: OverheadSize, signal: AbortSignal): Promise<BenchLine[]> {
+  return onStage(LIMIT_MS, signal, async (stage) => {
+    const times: Times = new Map();
+    let end: TierLine | undefined;
+    const note = (tier: string) => (line: TierLine) => {
+      if (line.name === "session-finished" || line.name === "session-failed") end = line;
+      const round = line.round ?? line.model;
+      if (typeof round === "string") noteTime(times, `${tier} ${line.name} ${round}`, line);
+    };
+    const cloudUrl = await startTiers(stage, size, note);
+    await startSession(cloudUrl, size);
+    await waitFor("the session ends", () => end, LIMIT_MS);
+    if (end?.name !== "session-finished") throw new Error(JSON.stringify(end));
+    return report(times, size);
+  });
+}
+
+function noteTime(times: Times, key: string, line: TierLine): void {
+  const atMs = Date.parse(String(line.time));
+  const seen = times.get(key);
+  if (seen === undefined) times.set(key, { first: atMs, last: atMs });
+  else seen.last = atMs;
+}
+
+async function startTiers(
+  stage: Stage,
+  { devices }: OverheadSize,
+  note: (tier: string) => (line: TierLine) => void,
+): Promise<string> {
+  const { directory } = stage;
+  const cloud = await stage.tier({
+    tier: "cloud",
+    name: "cloud",
+    startedEvent: "cloud-started",
+    onLine: note("cloud"),
+    config: { dataDir: join(directory, "cloud"), grpc: { port: 0 }, http: { port: 0 } },
+  });
+  const gateway = await stage.tier({
+    tier: "gateway",
+    name: "gateway",
+    startedEvent: "gateway-started",
+    onLine: note("gateway"),
+    config: {
+      site: SITE,
+      gateway: GATEWAY,
+      dataDir: join(directory, "gateway"),
+      listen: { port: 0 },
+      upstream: `127.0.0.1:${cloud.started.grpcPort}`,
+    },
+  });
+  await stage.tier({
+    tier: "device",
+    name: "devices",
+    startedEvent: "started",
+    onLine: note("device"),
+    config: {
+      site: SITE,
+      gateway: `mqtt://127.0.0.1:${gateway.started.port}`,
+      devices: Array.from({ length: devices }, (_, i) => ({ device: `dev-${i}` })),
+      dataDir: join(directory, "devices"),
+      trainer: { module: fileURLToPath(new URL("./trainer.js", import.meta.url)) },
+    },
+  });
+  return `http://127.0.0.1:${cloud.started.httpPort}/api/v1`;
+}
+
+async function startSession(cloudUrl: string, size: OverheadSize): Promise<void> {
+  await post(
+    `${cloudUrl}/models?name=origin`,
+    "application/octet-stream",
+    benchModel(size.parameters),
+  );
+  const session = {
+    name: SESSION,
+    initialModel: "origin.0",
+    rounds: size.warmUp + size.rounds,
+    devicesMin: size.devices,
+    evaluateEvery: 0,
+  };
+  await post(`${cloudUrl}/sessions`, "application/json", JSON.stringify(session));
+}
+
+async function post(url: string, type: string, body: Uint8Array | string): Promise<void> {
+  const headers = { "content-type": type };
+  const answer = await fetch(url, { method: "POST", headers, body });
+  if (!answer.ok) throw new Error(`${url}: ${answer.status} ${await answer.text()}`);
+}
+
+function report(times: Times, { warmUp, rounds, devices, parameters }: OverheadSize): BenchLine[] {
+  const bench = "overhead";
+  const at = (tier: string, event: string, round: number, which: "first" | "last"): number => {
+    const seen = times.get(`${tier} ${event} ${SESSION}.${round}`);
+    if (seen === undefined) throw new Error(`no ${event} of round ${round} in the ${tier}'s log`);
+    return seen[which];
+  };
+  const counted = Array.from({ length: rounds }, (_, i) => warmUp + 1 + i);
+  const opened = (round: number) => at("cloud", "round-opened", round, "first");
+  const published = (round: number) => at("cloud", "model-published", round, "first");
+  const ms = (name: string, of: (round: number) => number): BenchLine => ({
+    bench,
+    case: name,
+    value: figure(median(counted.map(of))),
+    unit: "ms",
+  });
+  return [
+    {
+      ...ms("plan to next model", (round) => published(round) - opened(round)),
+      bar: { atMost: BAR_MS },
+      note: `median of ${rounds} rounds; ${devices} devices, ${parameters} parameters`,
+    },
+    ...stretches.map(({ event, tier, which, name }, i) => {
+      const {
+        event: from,
+        tier: fromTier,
+        which: fromWhich,
+      } = stretches[i - 1] ?? {
+        event: "round-opened",
+        tier: "cloud",
+        which: "first",
+      };
+      return ms(
+        `- ${name}`,
+        (round) => at(tier, event, round, which) - at(fromTier, from, round, fromWhich),
+      );
+    }),
+    ms("model to next model", (round) => published(round) - published(round - 1)),
+  ];
+}
