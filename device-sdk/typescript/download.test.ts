@@ -170,6 +170,17 @@ test("a retryable refusal waits at least as long as it says; another ends the tr
   assert.equal(run.failed(), "bad-offset");
 });
 
+test("a refused chunk is asked for after its wait, though other parts come meanwhile", async () => {
+  const run = begin();
+  await Promise.resolve();
+  run.download.refused("busy", "", 500);
+  const before = run.asked.length;
+  for (const at of [1, 2, 3]) run.part(at * chunkBytes);
+  assert.equal(run.asked.length, before);
+  run.clock.advance(500 + limits.backoffBaseMs);
+  assert.deepEqual(offsets(run.asked.slice(before)), [0]);
+});
+
 test("after an abort nothing is asked for and nothing reported", async () => {
   const run = begin();
   run.download.abort();

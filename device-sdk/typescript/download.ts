@@ -54,6 +54,8 @@ export function startDownload(options: DownloadOptions): Download {
   let over = false;
   let badChunks = 0;
   let attempt = 0;
+  /** After a refusal: what comes is taken, and nothing is asked for until the wait is over. */
+  let holding = false;
   let timer: Timer | undefined;
 
   const end = (): void => {
@@ -67,13 +69,14 @@ export function startDownload(options: DownloadOptions): Download {
   const wait = (delayMs: number): void => {
     timer?.cancel();
     timer = clock.setTimer(delayMs, () => {
+      holding = false;
       attempt++;
       asked.clear();
       pump();
     });
   };
   const pump = (): void => {
-    if (over || !online) return;
+    if (over || !online || holding) return;
     const windowEnd = Math.min(total, heldChunks + limits.fetchWindowChunks);
     for (let index = heldChunks; index < windowEnd; index++) {
       if (ahead.has(index) || asked.has(index)) continue;
@@ -130,12 +133,15 @@ export function startDownload(options: DownloadOptions): Download {
       online = up;
       asked.clear();
       attempt = 0;
+      holding = false;
       timer?.cancel();
       pump();
     },
     refused(code, message, retryAfterMs) {
       if (over) return;
       if (!isRetryable(code)) return fail(code, message);
+      if (!online || holding) return;
+      holding = true;
       const { backoffBaseMs: baseMs, backoffCapMs: capMs } = limits;
       wait(Math.max(retryAfterMs, jitteredBackoff(random, attempt, { baseMs, capMs })));
     },

@@ -2,8 +2,8 @@ import { limits as wire } from "@tributary/proto/wire/limits.js";
 
 /** Every bound of a device, in one place, with its unit and what happens at it. */
 export const limits = {
-  /** Model chunks asked for and not yet received. More wait. */
-  fetchWindowChunks: 4,
+  /** Model chunks asked for and not yet received. More wait; a gateway takes four of one device. */
+  fetchWindowChunks: 3,
   /** Silence after which a chunk is asked for again. */
   fetchDoubtMs: 5_000,
   /** Chunks with a wrong digest in one transfer, past which the transfer fails (`digest-mismatch`). */

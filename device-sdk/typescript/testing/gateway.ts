@@ -144,7 +144,7 @@ export async function openTestGateway(site: string, port = 0): Promise<TestGatew
     decline() {},
   };
 
-  await broker.subscribe(
+  broker.subscribe(
     `tributary/v1/${site}/up/#`,
     (packet, done) => {
       const topic = parseTopic(packet.topic);
