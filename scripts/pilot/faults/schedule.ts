@@ -10,8 +10,9 @@ export type FaultPlan = {
 export const FAULT_ROUNDS_MIN = 8;
 
 /**
- * A third into the run one site's uplink is cut for several rounds; two thirds into it another
- * site's gateway is killed in mid-round.
+ * A third into the run one site's uplink is cut in mid-round, so that receipted updates wait
+ * behind it, and stays cut for several rounds; two thirds into the run another site's gateway is
+ * killed in mid-round.
  */
 export function planFaults(rounds: number, sites: number): FaultPlan {
   const fromRound = Math.max(2, Math.floor(rounds / 3));
@@ -106,8 +107,14 @@ export function createFaultSchedule(
   return {
     entries,
     step(moment) {
-      if (cutState === "before" && moment.round >= plan.cut.fromRound) cut();
-      else if (cutState === "cut" && moment.round >= plan.cut.toRound) restore();
+      if (
+        cutState === "before" &&
+        moment.round >= plan.cut.fromRound &&
+        moment.isMidRound(plan.cut.site)
+      ) {
+        cut();
+      }
+      if (cutState === "cut" && moment.round >= plan.cut.toRound) restore();
       if (
         killState === "before" &&
         moment.round >= plan.kill.inRound &&
