@@ -7,6 +7,7 @@ import { admitPartial } from "./admission.js";
 import { identityText } from "./identity.js";
 import type { Announcement } from "./inbox.js";
 import {
+  beginDetached,
   openRound,
   type RoundEvent,
   type RoundPartial,
@@ -45,6 +46,8 @@ export type LiveRound = {
   keep(held: HeldPartial, bytes: Uint8Array): Promise<void>;
   /** Makes it durable that a gateway has nothing. */
   keepStanding(gateway: string, standing: "empty" | "refused"): Promise<void>;
+  /** Takes note of links that are down as the round begins. */
+  beginDetached(gateways: readonly string[], nowMs: number): void;
   step(event: RoundEvent): RoundStep;
   adopt(step: RoundStep): void;
   held(identity: string): HeldPartial | undefined;
@@ -122,6 +125,9 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
     },
     keepStanding: (gateway, standing) =>
       journal.append({ kind: "standing", head: { gateway, standing } }),
+    beginDetached(gateways, nowMs) {
+      state = beginDetached(state, gateways, nowMs);
+    },
     step: (event) => stepRound(state, event),
     adopt(step) {
       state = step.state;

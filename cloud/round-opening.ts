@@ -64,12 +64,13 @@ export function liveRound(
 /** Offers a round to its members, and takes note of those whose link is down. */
 export function tellMembers({ clock, gateways, links }: SessionWorld, live: LiveRound): void {
   const nowMs = clock.nowMs();
-  for (const gateway of Object.keys(live.row.rosters)) {
-    if (!gateways.attached(gateway)) {
-      live.adopt(live.step({ kind: "detached", gateway, nowMs }));
-      continue;
-    }
-    const message = roundOpened(live, gateway, nowMs);
+  const members = Object.keys(live.row.rosters);
+  live.beginDetached(
+    members.filter((gateway) => !gateways.attached(gateway)),
+    nowMs,
+  );
+  for (const gateway of members) {
+    const message = gateways.attached(gateway) ? roundOpened(live, gateway, nowMs) : undefined;
     if (message !== undefined) links.send(gateway, message);
   }
 }

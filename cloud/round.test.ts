@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import {
+  beginDetached,
   openRound,
   type RoundEffect,
   type RoundEvent,
@@ -160,6 +161,14 @@ test("a restored round goes on as the one that was interrupted", () => {
     ]);
     assert.deepEqual(run(restored, [{ kind: "tick", nowMs: 2 }]).close, before.close);
   }
+});
+
+test("a restored round that is complete closes at its first tick, whoever is away", () => {
+  const arrivals = [partial("g1", "ab"), partial("g2", "de"), partial("g3", "fg")];
+  const restored = beginDetached(restoreRound(open(), arrivals, []), ["g1", "g2", "g3"], 5);
+  assert.equal(restored.closed, undefined, "nothing is decided before the tick");
+  const { close } = run(restored, [{ kind: "tick", nowMs: 5 }]);
+  assert.equal(close?.merged.length, 3);
 });
 
 test("a stopped round expires what it holds; later Partials are late", () => {

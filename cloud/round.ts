@@ -117,6 +117,15 @@ export function restoreRound(
   return restored;
 }
 
+/** Takes note of links that are down as the round begins. A tick after it closes the round if it is due. */
+export function beginDetached(
+  state: RoundState,
+  gateways: readonly string[],
+  nowMs: number,
+): RoundState {
+  return gateways.reduce((next, gateway) => link(next, gateway, nowMs), state);
+}
+
 export function stepRound(state: RoundState, event: RoundEvent): RoundStep {
   if (state.closed !== undefined) {
     if (event.kind !== "partial") return { state, effects: [] };
