@@ -5,6 +5,7 @@ import { exitCodes } from "@tributary/proto/host/process.js";
 import type { Api } from "./api.js";
 import { CommandFailure } from "./failure.js";
 import { cliLimits } from "./limits.js";
+import { partOf } from "./metrics.js";
 import { shorten } from "./text/table.js";
 import { count, duration, metrics, text } from "./text/words.js";
 import type { GlobalOptions, World } from "./world.js";
@@ -35,7 +36,10 @@ export async function followSession(
       for (const round of rounds) {
         shown.add(round.id);
         live.clear();
-        world.stdout.write(`${json ? JSON.stringify({ round }) : closedLine(round)}\n`);
+        const means = json ? undefined : await meansOf(api, round);
+        world.stdout.write(
+          `${means === undefined ? JSON.stringify({ round }) : closedLine(round, means)}\n`,
+        );
       }
       if (session.state !== "running") {
         live.clear();
@@ -76,15 +80,24 @@ function isOutage(error: unknown): boolean {
   return error instanceof CommandFailure && error.exitCode === exitCodes.unavailable;
 }
 
-function closedLine(round: RoundRow): string {
+/** What a round measured of the model that it made or evaluated; nothing when it did neither. */
+async function meansOf(api: Api, round: RoundRow): Promise<Readonly<Record<string, number>>> {
+  const id = round.model ?? (round.task === "evaluate" ? round.base : null);
+  if (id === null || round.state === "failed") return {};
+  const { metrics: all } = await api.model(id);
+  return partOf(all, round.task === "evaluate" ? "evaluation" : "training");
+}
+
+function closedLine(round: RoundRow, means: Readonly<Record<string, number>>): string {
   const tookMs = (round.closedAtMs ?? round.openedAtMs) - round.openedAtMs;
   const rule = round.rule === null ? "" : ` (${round.rule})`;
   return [
     `round ${round.number}`.padEnd(10),
     round.task.padEnd(8),
     `${round.state}${rule}`.padEnd(12),
-    `${count(round.merged)} merged, ${count(round.expired)} expired,`,
+    `${count(round.merged)} merged, ${count(round.expired)} expired`,
     `${(tookMs / 1000).toFixed(1)} s`,
+    ...(Object.keys(means).length === 0 ? [] : [metrics(means)]),
   ].join("  ");
 }
 

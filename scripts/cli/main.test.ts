@@ -210,6 +210,7 @@ test("following shows each round once, rides out an outage, and ends with the se
   const answer =
     (state: "finished" | "failed") =>
     (call: Call): Answer => {
+      if (call.path.startsWith("/models/")) return { json: model };
       if (call.path === "/sessions") return { status: 201, json: session };
       if (call.path.endsWith("/rounds")) {
         return looks < 3 ? page(round(2, "open"), round(1)) : page(round(2), round(1));
@@ -222,7 +223,7 @@ test("following shows each round once, rides out an outage, and ends with the se
   const finished = await against(answer("finished"), ...start);
   assert.equal(finished.code, 0);
   const lines = finished.stdout.trimEnd().split("\n");
-  assert.match(lines[0] ?? "", /^round 1 .*24 merged, 0 expired, {2}1\.2 s$/);
+  assert.match(lines[0] ?? "", /^round 1 .*24 merged, 0 expired {2}1\.2 s {2}accuracy 0\.9313$/);
   assert.match(lines[1] ?? "", /^round 2 /);
   assert.match(lines[2] ?? "", /^session spring finished; 11 models, newest spring\.11$/);
   assert.equal(lines.length, 3);
@@ -292,6 +293,7 @@ test("a model is imported, shown and activated", async () => {
   assert.equal(imported.calls[0]?.path, "/models?name=first");
   assert.equal(String(imported.calls[0]?.body), "bytes");
   const shown = await against(() => ({ json: model }), "model", "show", "spring.11");
+  assert.match(shown.stdout, /^training +accuracy 0\.9313\nevaluation +accuracy 0\.9402$/m);
   assert.match(shown.stdout, /sum sha256 +(ab){32}/);
   const activated = await against(() => ({ json: session }), "model", "activate", "spring.11");
   assert.equal(activated.calls[0]?.path, "/models/spring.11/activate");

@@ -6,6 +6,7 @@ import { firstOf } from "./api.js";
 import { wholeNumber } from "./arguments.js";
 import { existingFile, saveDownload } from "./download.js";
 import { reasonOf, usageFailure } from "./failure.js";
+import { partOf } from "./metrics.js";
 import { type Column, fields, table } from "./text/table.js";
 import { ago, bytes, count, metrics, text, time } from "./text/words.js";
 import { apiOf, type GlobalOptions, show, type World } from "./world.js";
@@ -17,7 +18,7 @@ const modelColumns = (nowMs: number): readonly Column<ModelRow>[] => [
   { title: "DEVICES", cell: ({ contributors }) => count(contributors), align: "right" },
   { title: "SAMPLES", cell: ({ weight }) => count(weight), align: "right" },
   { title: "MADE", cell: ({ createdAtMs }) => ago(createdAtMs, nowMs) },
-  { title: "METRICS", cell: (model) => metrics(model.metrics) },
+  { title: "EVALUATION", cell: (model) => metrics(partOf(model.metrics, "evaluation")) },
 ];
 
 export function addModelCommands(model: Command, world: World): void {
@@ -118,7 +119,8 @@ function describe(model: ModelRow): string {
     ["round", text(model.round)],
     ["samples", count(model.weight)],
     ["devices", count(model.contributors)],
-    ["metrics", metrics(model.metrics)],
+    ["training", metrics(partOf(model.metrics, "training"))],
+    ["evaluation", metrics(partOf(model.metrics, "evaluation"))],
     ["parameters", count(model.parameters)],
     ["file", bytes(model.bytes)],
     ["sha256", model.digest],

@@ -60,7 +60,7 @@ export const model = {
   state: "published",
   weight: 60_000,
   contributors: 24,
-  metrics: { accuracy: 0.93125 },
+  metrics: { accuracy: 0.93125, "evaluation.accuracy": 0.9402 },
   sumDigest: "ab".repeat(32),
   fractionBits: [20],
   createdAtMs: nowMs - 60_000,
