@@ -4,7 +4,7 @@ import { type Layout, sameLayout } from "./layout.js";
 import { type MetricSums, mergeMetrics } from "./metric.js";
 import { nearestQuotient } from "./rational.js";
 
-export { type MetricSum, metricToFixed, metricValue } from "./metric.js";
+export { metricToFixed, metricValue } from "./metric.js";
 
 export type Contributor = { readonly device: string; readonly samples: number };
 

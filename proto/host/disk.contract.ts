@@ -11,8 +11,8 @@ export function diskContract(
   name: string,
   open: () => Promise<{ disk: Disk; done(): Promise<void> }>,
 ): void {
-  const check = (what: string, run: (disk: Disk) => Promise<void>) =>
-    test(`${name}: ${what}`, async () => {
+  const check = (what: string, run: (disk: Disk) => Promise<void>): void => {
+    void test(`${name}: ${what}`, async () => {
       const { disk, done } = await open();
       try {
         await run(disk);
@@ -20,6 +20,7 @@ export function diskContract(
         await done();
       }
     });
+  };
 
   check("an atomic write replaces the file and makes its directory", async (disk) => {
     await disk.writeFileAtomic("a/b", [bytes("one"), bytes(" two")]);

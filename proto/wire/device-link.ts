@@ -30,7 +30,6 @@ export const metricsSchema = z
   .refine((m) => Object.keys(m).length <= limits.metrics, {
     message: `at most ${limits.metrics} metrics`,
   });
-export type Metrics = z.infer<typeof metricsSchema>;
 
 /** What identifies and describes one update; `digest` covers all of it and the payload (see update.ts). */
 export const beginSchema = z.strictObject({

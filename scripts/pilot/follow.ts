@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { SessionView } from "@tributary/cloud/session-view.js";
-import type { ModelRow } from "@tributary/cloud/store/rows.js";
 import { type Api, firstOf } from "../cli/api.js";
 import type { FaultSchedule } from "./faults/schedule.js";
 import type { Floor } from "./floor.js";
@@ -170,8 +169,4 @@ export async function drained(api: Api, sites: number, broken: Promise<never>): 
     }
     await sleep(POLL_MS);
   }
-}
-
-export async function modelsOf(api: Api, session: string): Promise<readonly ModelRow[]> {
-  return firstOf(api.models({ session }), Number.POSITIVE_INFINITY);
 }

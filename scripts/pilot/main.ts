@@ -1,76 +1,89 @@
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
+import { describeError, exitCodes } from "@tributary/proto/host/process.js";
+import { CommanderError } from "commander";
 import { createMnistMode } from "./mnist/mode.js";
 import { type PilotOptions, readOptions } from "./options.js";
-import { createProcesses } from "./processes.js";
-import { createProgressView } from "./progress/progress.js";
+import { createProcesses, type Processes } from "./processes.js";
+import { createProgressView, type ProgressView } from "./progress/progress.js";
 import { reportHtml } from "./report/html.js";
 import type { PilotReport } from "./report/report.js";
 import { summary } from "./report/summary.js";
 import { runPilot } from "./run.js";
 
-const options = readOptions(process.argv.slice(2));
-const startMs = Date.now();
-const start = performance.now();
-const elapsedMs = () => performance.now() - start;
-const directory = await mkdtemp(join(tmpdir(), "tributary-pilot-"));
-const view = createProgressView(process.stdout);
-const processes = createProcesses(await made(join(directory, "logs")), elapsedMs);
+process.exitCode = await main(process.argv.slice(2));
 
-let isInterrupted = false;
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.once(signal, () => {
-    isInterrupted = true;
-    view.note("stopping the processes");
-    processes.onUnexpectedEnd(() => {});
-    void processes.endAll().then(async () => {
-      await cleanUp(options.keep);
-      process.exit(130);
-    });
-  });
-}
+async function main(argv: readonly string[]): Promise<number> {
+  let options: PilotOptions;
+  try {
+    options = readOptions(argv);
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+  }
+  const startMs = Date.now();
+  const start = performance.now();
+  const elapsedMs = () => performance.now() - start;
+  const directory = await mkdtemp(join(tmpdir(), "tributary-pilot-"));
+  const view = createProgressView(process.stdout);
+  const processes = createProcesses(await made(join(directory, "logs")), elapsedMs);
+  const cleanUp = async () => {
+    if (!options.keep) await rm(directory, { recursive: true, force: true });
+  };
+  const interruption = onInterruption(view, processes, cleanUp);
 
-view.note(
-  `data directory: ${directory}${options.keep ? "" : " (removed at the end; --keep keeps it)"}`,
-);
-try {
-  const mode = await createMnistMode(options);
-  const report = await runPilot({ options, mode, directory, processes, view, startMs, elapsedMs });
-  view.close();
-  await write(report, options);
-  await cleanUp(options.keep);
-  process.exitCode = report.passed ? 0 : 1;
-} catch (error) {
-  if (!isInterrupted) {
-    view.close();
+  view.note(
+    `data directory: ${directory}${options.keep ? "" : "\n(removed at the end; --keep keeps it)"}`,
+  );
+  try {
+    const mode = await createMnistMode(options);
+    const run = { options, mode, directory, processes, view, startMs, elapsedMs };
+    const report = await runPilot(run);
+    await write(report, options.report);
+    await cleanUp();
+    return report.passed ? exitCodes.ok : exitCodes.refused;
+  } catch (error) {
+    if (interruption.happened) return exitCodes.interrupted;
     await processes.endAll();
     process.stderr.write(
-      `pilot: ${error instanceof Error ? error.message : String(error)}\nThe data directory is kept: ${directory}\n`,
+      `pilot: ${describeError(error)}\nThe data directory is kept: ${directory}\n`,
     );
-    process.exitCode = 70;
+    return exitCodes.internal;
   }
 }
 
-async function write(report: PilotReport, { report: file }: PilotOptions): Promise<void> {
-  const json = `${JSON.stringify(report, undefined, 2)}\n`;
-  // Beside the data directory's, so that the report outlives it.
-  const folder =
-    file === undefined
-      ? await made(join(tmpdir(), "tributary-report"))
-      : await made(dirname(resolve(file)));
-  const jsonFile = file === undefined ? join(folder, "report.json") : resolve(file);
-  const htmlFile = join(
-    folder,
-    file === undefined ? "report.html" : `${jsonFile.replace(/^.*\/|\.json$/g, "")}.html`,
-  );
-  await writeFile(jsonFile, json);
-  await writeFile(htmlFile, reportHtml(report));
-  process.stdout.write(summary(report, jsonFile, htmlFile));
+/** SIGINT and SIGTERM end every process of the floor, then this one. */
+function onInterruption(
+  view: ProgressView,
+  processes: Processes,
+  cleanUp: () => Promise<void>,
+): { happened: boolean } {
+  const interruption = { happened: false };
+  const stop = async () => {
+    if (interruption.happened) process.exit(exitCodes.interrupted);
+    interruption.happened = true;
+    view.note("stopping the processes");
+    processes.onUnexpectedEnd(() => {});
+    await processes.endAll();
+    await cleanUp();
+    process.exit(exitCodes.interrupted);
+  };
+  process.on("SIGINT", () => void stop());
+  process.on("SIGTERM", () => void stop());
+  return interruption;
 }
 
-async function cleanUp(keep: boolean): Promise<void> {
-  if (!keep) await rm(directory, { recursive: true, force: true });
+/** Writes report.json and report.html into a folder that outlives the run, or FILE and FILE's .html. */
+async function write(report: PilotReport, file: string | undefined): Promise<void> {
+  const jsonFile =
+    file === undefined
+      ? join(await mkdtemp(join(tmpdir(), "tributary-report-")), "report.json")
+      : join(await made(dirname(resolve(file))), basename(file));
+  const htmlFile = `${jsonFile.replace(/\.json$/, "")}.html`;
+  await writeFile(jsonFile, `${JSON.stringify(report, undefined, 2)}\n`);
+  await writeFile(htmlFile, reportHtml(report));
+  process.stdout.write(summary(report, jsonFile, htmlFile));
 }
 
 async function made(folder: string): Promise<string> {

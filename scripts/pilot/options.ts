@@ -22,7 +22,10 @@ function wholeNumber(least: number, most: number): (text: string) => number {
   };
 }
 
-/** Reads the pilot's command line; commander prints usage errors and ends the process with 64. */
+/**
+ * Reads the pilot's command line. Throws commander's `CommanderError`, which has printed itself, for
+ * a usage error and for `--help`.
+ */
 export function readOptions(argv: readonly string[]): PilotOptions {
   const command = new Command("pilot")
     .description(
@@ -50,9 +53,7 @@ export function readOptions(argv: readonly string[]): PilotOptions {
     .option("--csv <dir>", "train on sensor logs: each folder a site, each CSV file a device")
     .option("--ignore <column...>", "columns of the logs that are never inputs", [] as string[])
     .allowExcessArguments(false)
-    .exitOverride((error) => {
-      process.exit(error.exitCode === 0 ? 0 : 64);
-    });
+    .exitOverride();
   const given = command.parse([...argv], { from: "user" }).opts();
   return {
     rounds: given.rounds,

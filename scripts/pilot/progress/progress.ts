@@ -24,7 +24,6 @@ export type ProgressView = {
   update(progress: Progress): void;
   /** A line that stays, above the live part. */
   note(text: string): void;
-  close(): void;
 };
 
 type Terminal = {
@@ -48,7 +47,6 @@ function plainView(out: Terminal): ProgressView {
       out.write(`${line}  ${siteStates(progress)}\n`);
     },
     note: (text) => void out.write(`${text}\n`),
-    close: () => {},
   };
 }
 
@@ -121,7 +119,6 @@ function liveView(out: Terminal): ProgressView {
       out.write(`${text}\n`);
       if (last !== undefined) draw(last);
     },
-    close: () => {},
   };
 }
 

@@ -35,7 +35,7 @@ main{max-width:60rem;margin:0 auto;padding:2rem 1.25rem}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.1rem;margin:2.25rem 0 .75rem}
 .lead,.note{color:var(--soft);margin:.25rem 0 1.25rem}.note{font-size:.85rem;margin-top:2rem}
 .good{color:var(--good)}.bad{color:var(--bad)}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.75rem}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(7.5rem,1fr));gap:.75rem}
 .figures div{background:var(--panel);border-radius:.5rem;padding:.75rem 1rem}
 .figures b{display:block;font-size:1.5rem;font-variant-numeric:tabular-nums}.figures span{color:var(--soft);font-size:.85rem}
 svg{display:block;width:100%;height:auto;background:var(--panel);border-radius:.5rem}
