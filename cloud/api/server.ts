@@ -26,7 +26,9 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
     forceCloseConnections: "idle",
     return503OnClosing: true,
     routerOptions: { ignoreTrailingSlash: true },
-    frameworkErrors: (error, _request, reply) => sendProblem(reply, problemOf(error)),
+    frameworkErrors(error, _request, reply) {
+      sendProblem(reply, problemOf(error));
+    },
   }).withTypeProvider<ZodTypeProvider>();
   api.server.maxConnections = apiLimits.connections;
   api.setValidatorCompiler(validatorCompiler);
