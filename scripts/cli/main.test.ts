@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { configSchema } from "@tributary/cloud/config.js";
 import { type Answer, type Call, fakeCloud, problem } from "./testing/cloud.js";
-import { tributary } from "./testing/command.js";
+import { runHere, tributary } from "./testing/command.js";
 import { device, gateway, model, modelFile, round, session } from "./testing/samples.js";
 import { defaultUrl } from "./world.js";
 
@@ -25,7 +25,7 @@ async function against(answer: (call: Call) => Answer | undefined, ...args: read
   const cloud = await fakeCloud(answer);
   try {
     const env = { TRIBUTARY_URL: cloud.url };
-    return { ...(await tributary(args, { env, cwd: scratch })), calls: cloud.calls };
+    return { ...(await runHere(args, { env })), calls: cloud.calls };
   } finally {
     await cloud.close();
   }
@@ -46,13 +46,14 @@ test("the version and help end with 0, a wrong command line with 64", async () =
   const wrong = [["sesion"], [], ["session"], ["model", "show"], ["model", "list", "--limit", "x"]];
   const refused = [...wrong, ["completion", "csh"], ["model", "list", "extra"]].map(
     async (args) => {
-      const { code, stdout } = await tributary(args);
+      const { code, stdout } = await runHere(args);
       assert.equal(code, 64, args.join(" "));
       assert.equal(stdout, "");
     },
   );
   await Promise.all(refused);
-  assert.match((await tributary(["sesion"])).stderr, /Did you mean session/);
+  assert.equal((await tributary(["session"])).code, 64);
+  assert.match((await runHere(["sesion"])).stderr, /Did you mean session/);
 });
 
 test("a cloud that is not there ends with 69 and says what to do", async () => {
@@ -67,10 +68,10 @@ test("a cloud that is not there ends with 69 and says what to do", async () => {
   assert.equal(stdout, "");
   assert.match(stderr, /cannot reach the cloud at .*nothing listens there/);
   assert.match(stderr, /tributary cloud start/);
-  const json = await tributary(["session", "list", "--json", "--url", url]);
+  const json = await runHere(["session", "list", "--json", "--url", url]);
   assert.equal(json.stdout, "");
   assert.equal(JSON.parse(json.stderr).error.code, "cloud-unreachable");
-  assert.equal((await tributary(["session", "list", "--url", "nonsense"])).code, 64);
+  assert.equal((await runHere(["session", "list", "--url", "nonsense"])).code, 64);
 });
 
 test("a refusal ends with 1 and shows every issue", async () => {
@@ -84,8 +85,11 @@ test("a refusal ends with 1 and shows every issue", async () => {
     refused.stderr,
     / {2}deadlineMs: must be longer than uploadWindowMs \[invalid-request\]/,
   );
-  const unknown = await against(() => undefined, "session", "show", "x");
+  const cloud = await fakeCloud(() => undefined);
+  const unknown = await tributary(["session", "show", "x", "--url", cloud.url]);
+  await cloud.close();
   assert.equal(unknown.code, 1);
+  assert.match(unknown.stderr, /^tributary: no such route \[unknown-route\]\n$/);
   const broken = await against(() => problem(503, "busy", "try again"), "session", "list");
   assert.equal(broken.code, 69);
   const alien = await against(
@@ -253,7 +257,11 @@ test("a model is downloaded whole, verified, and into a new file only", async ()
   writeFileSync(out, "older");
   assert.equal((await against(answer, ...command, "--force")).code, 0);
   assert.deepEqual(readFileSync(out), modelFile);
-  assert.equal((await against(answer, "model", "download", "spring.11")).code, 0);
+  const cloud = await fakeCloud(answer);
+  const env = { TRIBUTARY_URL: cloud.url };
+  const unnamed = await tributary(["model", "download", "spring.11"], { env, cwd: scratch });
+  await cloud.close();
+  assert.equal(unnamed.code, 0);
   assert.deepEqual(readFileSync(join(scratch, "spring.11.safetensors")), modelFile);
 });
 
@@ -274,7 +282,7 @@ test("a download with another digest, or cut short, leaves the file as it was", 
     setTimeout(() => void cloud.close(), 20);
     return { bytes: modelFile, stall: true };
   });
-  const cut = await tributary(command, { env: { TRIBUTARY_URL: cloud.url } });
+  const cut = await runHere(command, { env: { TRIBUTARY_URL: cloud.url } });
   assert.equal(cut.code, 69);
   assert.equal(readFileSync(out, "utf8"), "older");
   assert.deepEqual(
@@ -298,7 +306,7 @@ test("a model is imported, shown and activated", async () => {
   const activated = await against(() => ({ json: session }), "model", "activate", "spring.11");
   assert.equal(activated.calls[0]?.path, "/models/spring.11/activate");
   assert.match(activated.stdout, /session spring goes on from spring\.11/);
-  assert.equal((await tributary(["model", "import", "absent", "--name", "x"])).code, 64);
+  assert.equal((await runHere(["model", "import", "absent", "--name", "x"])).code, 64);
 });
 
 test("--print-config shows the checked config without secrets; a wrong one ends with 78", async () => {
@@ -309,7 +317,7 @@ test("--print-config shows the checked config without secrets; a wrong one ends 
   assert.equal(printed.code, 0);
   assert.match(printed.stdout, /url: \(hidden\)/);
   assert.doesNotMatch(printed.stdout, /hunter2/);
-  const json = JSON.parse((await tributary([...command, "--json"], { env })).stdout);
+  const json = JSON.parse((await runHere([...command, "--json"], { env })).stdout);
   assert.equal(json.log, "json");
   const typo = scratchFile("typo.yaml", "dataDirr: x\n");
   for (const tier of ["cloud", "gateway", "device"]) {

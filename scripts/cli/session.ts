@@ -130,7 +130,7 @@ function addStart(session: Command, world: World): void {
     .option(
       "--set <name=value>",
       "any other parameter, as grid.range=4; may be repeated",
-      (value: string, before: readonly string[] = []) => [...before, value],
+      (value: string, before: readonly string[] | undefined) => [...(before ?? []), value],
     )
     .option("--follow", "show its rounds as they close, until it ends")
     .action(async (_options: unknown, command: Command) => {
