@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { connect, type Socket } from "node:net";
+import { createConnection, type Socket } from "node:net";
 import { afterEach, describe, it } from "node:test";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
-import { connectAsync, type IClientOptions, type MqttClient } from "mqtt";
+import { connect, connectAsync, type IClientOptions, type MqttClient } from "mqtt";
 import { createBroker, type DeviceLink } from "./broker.js";
 import { limits } from "./limits.js";
 import { until } from "./testing/wait.js";
@@ -60,7 +60,7 @@ async function client(port: number, clientId: string, options: IClientOptions = 
 const closed = (c: MqttClient) => until("the connection closes", () => !c.connected);
 
 async function socket(port: number): Promise<Socket> {
-  const raw = connect(port, "127.0.0.1");
+  const raw = createConnection(port, "127.0.0.1");
   raw.on("error", () => {});
   open.push(() => raw.destroy());
   await once(raw, "connect");
@@ -91,16 +91,29 @@ describe("connecting", () => {
     await assert.rejects(client(port, "dev-a", { keepalive: most + 1 }), /Not authorized/);
   });
 
-  it("keeps no session: nothing is queued for a device that is away", async () => {
+  it("keeps no session, even for a device that asks for one", async () => {
     const { port } = await broker();
-    const first = await client(port, "dev-a", { clean: false });
-    await first.subscribeAsync("tributary/v1/plant/all/+", { qos: 1 });
-    await first.endAsync(true);
-    const again = await client(port, "dev-a", { clean: false });
-    const packets: unknown[] = [];
-    again.on("message", (...args) => packets.push(args));
-    assert.equal(again.connected, true);
-    assert.equal(packets.length, 0);
+    const present: unknown[] = [];
+    for (let i = 0; i < 2; i++) {
+      const c = connect({
+        host: "127.0.0.1",
+        port,
+        protocolVersion: 4,
+        clientId: "dev-a",
+        clean: false,
+        reconnectPeriod: 0,
+      });
+      open.push(() => c.endAsync(true));
+      await new Promise<void>((resolve) => {
+        c.once("connect", ({ sessionPresent }) => {
+          present.push(sessionPresent);
+          resolve();
+        });
+      });
+      await c.subscribeAsync("tributary/v1/plant/all/+", { qos: 1 });
+      await c.endAsync(true);
+    }
+    assert.deepEqual(present, [false, false]);
   });
 
   it("of the same device again closes the older connection and leaves it connected", async () => {
@@ -119,6 +132,24 @@ describe("connecting", () => {
     link.send("dev-a", "welcome", new Uint8Array(1));
     await until("the newest is spoken to", () => got.length === 1);
     await third.endAsync(true);
+    await until("it is gone", () => !here.has("dev-a"));
+  });
+});
+
+describe("many connections of one device at once", () => {
+  it("leave one, which is spoken to, and whose end is noticed", async () => {
+    const { port, link, here } = await broker();
+    const rivals = await Promise.all(
+      Array.from({ length: 6 }, () => client(port, "dev-a").catch(() => undefined)),
+    );
+    const alive = () => rivals.filter((c) => c?.connected);
+    await until("one is left", () => alive().length === 1);
+    const [winner] = alive();
+    let got = 0;
+    winner?.on("message", () => got++);
+    link.send("dev-a", "welcome", new Uint8Array(1));
+    await until("it is spoken to", () => got === 1);
+    await winner?.endAsync(true);
     await until("it is gone", () => !here.has("dev-a"));
   });
 });
@@ -271,11 +302,15 @@ describe("pressure", () => {
     await until("the sockets are full", () => sent < 80);
     const topic = "tributary/v1/plant/up/dev-a/hello";
     for (let i = 0; i < 2_000; i++) c.publish(topic, Buffer.alloc(1_000), { qos: 0 });
-    await until("some arrive", () => received.length > 0);
-    const before = received.length;
-    assert.ok(before < 2_000);
+    // Another device is served all the while: time enough for all of it to have come.
+    const other = await client(port, "dev-b");
+    for (let i = 0; i < 300; i++) {
+      await other.publishAsync("tributary/v1/plant/up/dev-b/hello", "x", { qos: 1 });
+    }
+    const before = received.filter(({ device }) => device === "dev-a").length;
+    assert.ok(before < 2_000, `${before} arrived`);
     c.stream.resume();
-    await until("the rest arrives", () => received.length === 2_000);
+    await until("the rest arrives", () => received.length === 2_300);
     await until("all is sent", () => sent === 80);
   });
 });

@@ -120,6 +120,7 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
   broker.on("client", (client) => {
     const older = connected.get(client.id);
     connected.set(client.id, client as Pausable);
+    // The library closes the older one, but loses sight of it when three come close together.
     if (older !== undefined && older !== client) {
       older.conn.destroy();
       handlers.onDisconnected(client.id);

@@ -1,12 +1,16 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { createManualClock, systemClock } from "@tributary/proto/host/clock.js";
+import { openJournal } from "@tributary/proto/host/journal.js";
 import { type MemoryDisk, memoryDisk } from "@tributary/proto/host/memory-disk.js";
 import { seededRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
+import type { TributaryError } from "@tributary/proto/wire/errors.js";
 import fc from "fast-check";
 import { type Combine, openCombine } from "./combine.js";
 import type { Update } from "./ingest.js";
+import { encodeUpdate, recordKinds } from "./journal-record.js";
+import { limits } from "./limits.js";
 import { samplePlan, sampleUpdate } from "./testing/sample.js";
 import { until } from "./testing/wait.js";
 
@@ -151,6 +155,35 @@ describe("a failed write", () => {
     assert.ok(verdicts.every((verdict) => !verdict.ok));
     disk.fail("none");
     assert.equal(await sealedValue(combine), 30n);
+  });
+});
+
+describe("replay", () => {
+  it("counts an update once that was written twice", async () => {
+    const disk = memoryDisk();
+    const random = seededRandom(1);
+    const journal = await openJournal(disk, path, { limits: limits.journal, random });
+    for (const update of [updateOf("a", 3), updateOf("a", 3), updateOf("b", 1)]) {
+      await journal.append(recordKinds.update, encodeUpdate(update));
+    }
+    await journal.close();
+    const combine = await open(disk);
+    assert.equal(combine.weight, 20);
+    assert.equal(await sealedValue(combine), 40n);
+  });
+
+  it("refuses a record of a kind that it does not know, and a damaged one", async () => {
+    for (const [kind, code] of [
+      [9, "journal-version"],
+      [recordKinds.update, "journal-corrupt"],
+    ] as const) {
+      const disk = memoryDisk();
+      const random = seededRandom(1);
+      const journal = await openJournal(disk, path, { limits: limits.journal, random });
+      await journal.append(kind, [new Uint8Array(9)]);
+      await journal.close();
+      await assert.rejects(open(disk), (error: TributaryError) => error.code === code);
+    }
   });
 });
 

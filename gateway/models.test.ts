@@ -162,6 +162,28 @@ describe("the model cache", () => {
     assert.ok((second.fetches[0] ?? 0) > 0);
   });
 
+  it("does not build on a half file that is damaged", async () => {
+    const first = await bench();
+    const bytes = fileOf(1);
+    first.files.set("s.0", bytes);
+    const manifest = manifestOf("s.0", bytes);
+    first.link.tamper = (data, at) => (at < 2_800 ? data : new Error("cut"));
+    first.models.want(manifest);
+    await until("some is here", () => {
+      return (first.models.available(manifest.digest)?.bytes ?? 0) >= 2_048;
+    });
+    await first.models.close();
+    await first.store.close();
+    first.disk.flip(`models/${manifest.digest}`, 8 * 1_100);
+    const second = await bench({ dir: first.dir, disk: first.disk });
+    second.files.set("s.0", bytes);
+    second.models.kick();
+    await second.whole(manifest);
+    assert.deepEqual(second.fetches, [1024]);
+    const read = await second.models.read(manifest.digest, 0, bytes.length);
+    assert.deepEqual(Buffer.from(read), Buffer.from(bytes));
+  });
+
   it("evicts what was used longest ago, never the base of an open round", async () => {
     const { files, models, whole, disk, events } = await bench({ cacheBytes: 12_000 });
     const sizes = [1, 2, 3].map((seed) => fileOf(seed));
