@@ -11,6 +11,8 @@ import type { Query, Sql, SqlRow } from "./sql.js";
 /** PostgreSQL's major version in the embedded engine: the format of its data directory. */
 export const EMBEDDED_VERSION = "18";
 
+/** When the write-ahead log is cut; see `storeLimits`. */
+type LogBounds = { readonly logBytes: number; readonly writesPerLogCheck: number };
 /** Makes what was written to a file durable before it returns. */
 export type SyncFile = (descriptor: number) => void;
 /** What the directory's file system needs to know of a stream: its descriptor here. */
@@ -66,7 +68,11 @@ const settings = [
  * Opens PostgreSQL in this process on `<dataDir>/pg`, which one process may use at a time (the
  * caller holds the data directory's lock). The first start writes the directory, in seconds.
  */
-export async function openEmbedded(dataDir: string, sync: SyncFile = fsyncSync): Promise<Sql> {
+export async function openEmbedded(
+  dataDir: string,
+  sync: SyncFile = fsyncSync,
+  bounds: LogBounds = storeLimits,
+): Promise<Sql> {
   const directory = join(dataDir, "pg");
   await mkdir(directory, { recursive: true });
   await checkVersion(directory);
@@ -78,7 +84,7 @@ export async function openEmbedded(dataDir: string, sync: SyncFile = fsyncSync):
   });
   const read: Query = (statement, parameters = []) =>
     engine.query<SqlRow>(statement, [...parameters]).then(({ rows }) => rows, fail);
-  const cutLog = createLogCutter(read);
+  const cutLog = createLogCutter(read, bounds);
   return {
     read,
     async write(durability, body) {
@@ -113,15 +119,15 @@ async function checkVersion(directory: string): Promise<void> {
 }
 
 /** Checkpoints when the write-ahead log has grown by its bound since the last checkpoint. */
-function createLogCutter(query: Query): () => Promise<void> {
+function createLogCutter(query: Query, bounds: LogBounds): () => Promise<void> {
   let writes = 0;
   let cutAt: number | undefined;
   return async () => {
-    if (cutAt !== undefined && ++writes < storeLimits.writesPerLogCheck) return;
+    if (cutAt !== undefined && ++writes < bounds.writesPerLogCheck) return;
     writes = 0;
     const [row] = await query("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8 AS position");
     const position = Number(row?.position);
-    if (cutAt !== undefined && position - cutAt < storeLimits.logBytes) return;
+    if (cutAt !== undefined && position - cutAt < bounds.logBytes) return;
     if (cutAt !== undefined) await query("CHECKPOINT");
     cutAt = position;
   };
