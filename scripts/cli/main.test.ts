@@ -254,6 +254,7 @@ test("a model is downloaded whole, verified, and into a new file only", async ()
   const again = await against(answer, ...command);
   assert.equal(again.code, 73);
   assert.match(again.stderr, /exists.*--force/);
+  assert.equal(again.calls.length, 0, "it asks the cloud for nothing");
   writeFileSync(out, "older");
   assert.equal((await against(answer, ...command, "--force")).code, 0);
   assert.deepEqual(readFileSync(out), modelFile);

@@ -4,7 +4,8 @@ import { fileURLToPath } from "node:url";
 import { run } from "../run.js";
 import type { Output } from "../world.js";
 
-const bin = fileURLToPath(new URL("../../../bin/tributary.js", import.meta.url));
+/** The file that npm links as `tributary`. */
+export const commandFile = fileURLToPath(new URL("../../../bin/tributary.js", import.meta.url));
 
 export type Ended = { readonly code: unknown; readonly stdout: string; readonly stderr: string };
 
@@ -20,7 +21,7 @@ export async function tributary(
 ): Promise<Ended> {
   // Source maps, which the test run asks for, make a short process take twice as long.
   const { TRIBUTARY_URL: _url, NODE_OPTIONS: _options, ...inherited } = process.env;
-  const child = spawn(process.execPath, [bin, ...args], {
+  const child = spawn(process.execPath, [commandFile, ...args], {
     cwd,
     env: { ...inherited, ...env },
     stdio: ["ignore", "pipe", "pipe"],
