@@ -120,6 +120,22 @@ test("a round's seed decides the result to the bit, and the round number changes
   assert.notDeepEqual(next.weights, first.weights);
 });
 
+test("the learning rate decays with the round's number", async () => {
+  const samples = bars(6);
+  const subject = await createDenseTrainer({ train: samples, test: samples, device: "0" });
+  const values = initialDense(3);
+  const from = modelOf(values);
+  // One step over all samples, so that the order drawn for the round hardly matters.
+  const once = { epochs: 1, learningRate: 0.5, batchSize: 6, seed: 1, learningRateDecay: 0.5 };
+  const stepIn = async (round: string) => {
+    const { weights } = await subject.train(from, { ...plan(once), round }, never);
+    return (weights.get("output.bias") as Float32Array)[0] as number;
+  };
+  const first = await stepIn("bars.1");
+  const third = await stepIn("bars.3");
+  assert.ok(Math.abs(third / first - 0.25) < 1e-3, `${third} of ${first}`);
+});
+
 test("training and evaluating keep no tensor and no buffer", async () => {
   const subject = await trainer();
   const from = modelOf(initialDense(1));

@@ -4,6 +4,7 @@ import type { Model, Trainer, TrainPlan, TrainResult } from "@tributary/device-s
 import { type Layout, parameterCount, tensorLength } from "@tributary/proto/algebra/layout.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
 import { type Random, seededRandom } from "@tributary/proto/host/random.js";
+import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
 import { DIGITS, IMAGE_PIXELS, type Samples } from "../mnist/data.js";
 import { inTurn } from "./turn.js";
@@ -53,6 +54,8 @@ const trainingSchema = z.object({
   learningRate: z.number().positive(),
   batchSize: z.number().int().min(1),
   seed: z.number().int().default(0),
+  /** Round r of the session trains with learningRate * learningRateDecay^(r - 1). */
+  learningRateDecay: z.number().positive().max(1).default(1),
 });
 
 /** Images in one forward pass of an evaluation: 8 MB of pixels. */
@@ -84,11 +87,12 @@ async function train(
   plan: TrainPlan,
   signal: AbortSignal,
 ): Promise<TrainResult> {
-  const { epochs, learningRate, batchSize, seed } = trainingSchema.parse(plan.training);
+  const training = trainingSchema.parse(plan.training);
+  const { epochs, batchSize, seed } = training;
   const random = seededRandom(seedOf(`${seed}/${plan.round}/${device}`));
   // A tidy frees the tensors and keeps the variables made of them.
   const variables = tf.tidy(() => tensorsOf(model).map((tensor) => tf.variable(tensor)));
-  const optimizer = tf.train.sgd(learningRate);
+  const optimizer = tf.train.sgd(learningRateOf(training, plan.round));
   const order = Uint32Array.from({ length: samples.count }, (_, i) => i);
   let losses = 0;
   let steps = 0;
@@ -114,6 +118,13 @@ async function train(
     optimizer.dispose();
     tf.dispose(variables);
   }
+}
+
+function learningRateOf(
+  { learningRate, learningRateDecay }: z.infer<typeof trainingSchema>,
+  round: string,
+): number {
+  return learningRate * learningRateDecay ** ((splitNumberedId(round)?.number ?? 1) - 1);
 }
 
 /** One step of the optimiser on the chosen samples; their mean loss before it. */
