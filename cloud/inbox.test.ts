@@ -170,6 +170,25 @@ test("a newer stream takes an upload over; the older one writes no more", async 
   assert.equal(inbox.sender(announcement.identity), undefined, "nothing is open any more");
 });
 
+test("asking while the last bytes settle waits for the receipt, and delivers once", async () => {
+  let settle: () => void = () => {};
+  const settling = new Promise<void>((resolve) => {
+    settle = resolve;
+  });
+  const { inbox, delivered } = setup(async () => {
+    await settling;
+    return merged();
+  });
+  const announcement = announce(bytes);
+  await inbox.open(announcement);
+  const written = inbox.sender(announcement.identity)?.write(0, bytes);
+  const asked = inbox.open(announcement);
+  settle();
+  assert.equal(stateOf(await asked).receipt?.outcome, "merged");
+  assert.equal(codeOf((await written) ?? refuse("busy", "")), "accepted");
+  assert.equal(delivered.length, 1);
+});
+
 test("where the storage fails the bytes stay, and asking again delivers them", async () => {
   let failing = true;
   const { inbox, delivered } = setup(() => {

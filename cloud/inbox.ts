@@ -105,34 +105,38 @@ export function createInbox(disk: Disk, clock: Clock, destination: Destination):
   };
   const settle = (upload: Upload) => settleUpload(upload, destination, drop);
 
+  const open = async (announcement: Announcement): Promise<InboxAnswer> => {
+    const key = identityText(announcement.identity);
+    const known = await destination.settled(announcement.identity);
+    if (known !== undefined) return answerAgain(announcement, known);
+    const present = uploads.get(key);
+    if (present !== undefined) {
+      if (!sameAnnouncement(present.announcement, announcement)) return conflict(key);
+      return inTurn(present, async () => {
+        // Another stream may have settled it, or room was made, while this one waited.
+        if (uploads.get(key) !== present) return open(announcement);
+        if (present.received < announcement.totalBytes) return received(present.received);
+        return settle(present);
+      });
+    }
+    if (announcement.totalBytes < 1)
+      return final(refuse("partial-malformed", "a Partial of no bytes"));
+    if (announcement.totalBytes > wireLimits.partialBytes)
+      return final(refuse("too-large", `a Partial of ${announcement.totalBytes} bytes`));
+    if (!(await destination.knowsRound(announcement.round)))
+      return final(refuse("unknown-round", `no round ${announcement.round}`));
+    if (opening.has(key) || !(await makeRoom(announcement.totalBytes)))
+      return refuse("busy", "too many Partials are being received");
+    opening.add(key);
+    return attempt(async () => {
+      const spool = await createSpool(disk, key, announcement.totalBytes);
+      uploads.set(key, newUpload(announcement, spool, clock.monotonicMs()));
+      return received(0);
+    }).finally(() => opening.delete(key));
+  };
+
   return {
-    async open(announcement) {
-      const key = identityText(announcement.identity);
-      const known = await destination.settled(announcement.identity);
-      if (known !== undefined) return answerAgain(announcement, known);
-      const present = uploads.get(key);
-      if (present !== undefined) {
-        if (!sameAnnouncement(present.announcement, announcement)) return conflict(key);
-        return inTurn(present, async () => {
-          if (present.received < announcement.totalBytes) return received(present.received);
-          return settle(present);
-        });
-      }
-      if (announcement.totalBytes < 1)
-        return final(refuse("partial-malformed", "a Partial of no bytes"));
-      if (announcement.totalBytes > wireLimits.partialBytes)
-        return final(refuse("too-large", `a Partial of ${announcement.totalBytes} bytes`));
-      if (!(await destination.knowsRound(announcement.round)))
-        return final(refuse("unknown-round", `no round ${announcement.round}`));
-      if (opening.has(key) || !(await makeRoom(announcement.totalBytes)))
-        return refuse("busy", "too many Partials are being received");
-      opening.add(key);
-      return attempt(async () => {
-        const spool = await createSpool(disk, key, announcement.totalBytes);
-        uploads.set(key, newUpload(announcement, spool, clock.monotonicMs()));
-        return received(0);
-      }).finally(() => opening.delete(key));
-    },
+    open,
     sender(identity) {
       const key = identityText(identity);
       const upload = uploads.get(key);

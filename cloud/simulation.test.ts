@@ -4,6 +4,7 @@ import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import type { AttachResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { createManualClock } from "@tributary/proto/host/clock.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
+import type { AppendFile } from "@tributary/proto/host/disk.js";
 import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
 import { seededRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
@@ -49,6 +50,7 @@ type Operation =
       readonly gateway: GatewayId;
       readonly back: number;
       readonly only: boolean;
+      readonly wait: boolean;
     }
   | { readonly kind: "advance"; readonly ms: number }
   | { readonly kind: "stop" | "resume" | "activate" | "settle" }
@@ -65,6 +67,7 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
       gateway,
       back: fc.integer({ min: 0, max: 2 }),
       only: fc.boolean(),
+      wait: fc.boolean(),
     }),
   },
   {
@@ -94,7 +97,10 @@ function mortal<T extends object>(part: T, life: { calls: number }): T {
       return (...given: unknown[]) => {
         if (life.calls <= 0) return Promise.reject(new Error("the process is dead"));
         life.calls--;
-        return Reflect.apply(value, target, given);
+        const made: unknown = Reflect.apply(value, target, given);
+        return name === "openAppend"
+          ? (made as Promise<AppendFile>).then((file) => mortal(file, life))
+          : made;
       };
     },
   });
@@ -110,6 +116,7 @@ async function simulate(session: string) {
   };
   const sums = new Map<string, { readonly gateway: GatewayId; readonly sum: Sum; done: boolean }>();
   const attached = new Set<GatewayId>();
+  const underWay: Promise<unknown>[] = [];
 
   const boot = async () => {
     const life = { calls: Number.POSITIVE_INFINITY };
@@ -223,7 +230,9 @@ async function simulate(session: string) {
           const sum = sumOf(plan, samples, { q, metrics });
           sums.set(identity, { gateway: what.gateway, sum, done: false });
         }
-        await deliver(identity).catch(dead);
+        const delivery = deliver(identity).catch(dead);
+        underWay.push(delivery);
+        if (what.wait) await delivery;
         return;
       }
       case "advance":
@@ -265,6 +274,7 @@ async function simulate(session: string) {
   /** Ends the session and sends again what has no receipt yet, as gateways do until they have one. */
   const end = async () => {
     await crash(0);
+    await Promise.all(underWay);
     await world.sessions.sessions.stop(session);
     for (const [identity, sent] of sums)
       if (!sent.done) {
