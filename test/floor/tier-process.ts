@@ -1,0 +1,56 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { createEventLog, type EventLog } from "./event-log.js";
+
+/** The file that npm links as `tributary`. */
+const command = fileURLToPath(new URL("../../../scripts/bin/tributary.js", import.meta.url));
+
+type Line = { readonly name: string } & Readonly<Record<string, unknown>>;
+
+/** A tier in a process of its own, so that it can be killed as a power cut would. */
+export type TierProcess = Pick<EventLog<Line>, "event" | "count"> & {
+  readonly pid: number;
+  /** Sends the signal and waits until the process is gone; the exit code, or null after SIGKILL. */
+  end(signal: "SIGKILL" | "SIGTERM" | "SIGINT"): Promise<number | null>;
+};
+
+/**
+ * Runs `tributary <args>` with its log as JSON. Whatever it writes that is no event, and an end
+ * that nobody asked for, is shown with the test's output.
+ */
+export function startTier(
+  args: readonly string[],
+  { cwd = process.cwd() }: { readonly cwd?: string } = {},
+): TierProcess {
+  // Source maps, which a test run asks for, make a process start twice as slowly.
+  const { TRIBUTARY_URL: _url, NODE_OPTIONS: _options, ...env } = process.env;
+  const child = spawn(process.execPath, [command, ...args, "--json"], {
+    cwd,
+    env,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const who = args.slice(0, 2).join(" ");
+  const log = createEventLog<Line>(`${who} (${child.pid})`);
+  createInterface({ input: child.stdout }).on("line", (text) => {
+    if (text.startsWith("{")) log.add(JSON.parse(text) as Line);
+    else console.error(`${who}: ${text}`);
+  });
+  const gone = once(child, "close");
+  let asked = false;
+  void gone.then(([code, signal]) => {
+    if (!asked) console.error(`${who} ended unasked: ${code ?? signal}`);
+  });
+  return {
+    pid: child.pid ?? 0,
+    event: log.event,
+    count: log.count,
+    async end(signal) {
+      asked = true;
+      if (child.exitCode === null && child.signalCode === null) child.kill(signal);
+      await gone;
+      return child.exitCode;
+    },
+  };
+}
