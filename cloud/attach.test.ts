@@ -1,0 +1,182 @@
+import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
+import { test } from "node:test";
+import type { AttachRequest, AttachResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { createManualClock } from "@tributary/proto/host/clock.js";
+import { createAttachments } from "./attach.js";
+import { createDevices } from "./devices.js";
+import type { CloudEvent } from "./events.js";
+import { createGateways } from "./gateways.js";
+import { limits } from "./limits.js";
+import type { Members } from "./sessions.js";
+
+type Up = NonNullable<AttachRequest["message"]>;
+
+/** A control stream without a network: what was written, and how it was ended. */
+class FakeCall extends EventEmitter {
+  readonly written: AttachResponse[] = [];
+  flowing = true;
+  ended = false;
+
+  write(message: AttachResponse): boolean {
+    this.written.push(message);
+    return this.flowing;
+  }
+
+  end(): void {
+    this.ended = true;
+  }
+
+  /** What the gateway says. */
+  say(message: Up): void {
+    this.emit("data", { message });
+  }
+}
+
+function setup() {
+  const clock = createManualClock();
+  const gateways = createGateways(clock, []);
+  const devices = createDevices(clock, []);
+  const events: CloudEvent[] = [];
+  const heard: string[] = [];
+  const members: Members = {
+    fleetChanged: () => heard.push("fleet"),
+    attached: async (gateway) => {
+      heard.push(`attached ${gateway}`);
+      return [];
+    },
+    detached: (gateway) => heard.push(`detached ${gateway}`),
+    progressed: () => {},
+    planRefused: () => {},
+  };
+  const attachments = createAttachments({
+    clock,
+    gateways,
+    devices,
+    events: (event) => events.push(event),
+    upstream: "cloud",
+    heartbeatIntervalMs: 1_000,
+    heartbeatMissedMs: 3_000,
+  });
+  const accept = () => {
+    const call = new FakeCall();
+    let error: { details?: string } | undefined;
+    call.on("error", (cause) => {
+      error = cause;
+    });
+    attachments.accept(call as unknown as Parameters<typeof attachments.accept>[0], members);
+    return { call, error: () => error?.details };
+  };
+  return { clock, gateways, attachments, events, heard, accept };
+}
+
+const hello: Up = {
+  $case: "hello",
+  value: {
+    protocolVersion: 1,
+    gateway: "g1",
+    site: "plant",
+    incarnation: "one",
+    softwareVersion: "1",
+    rounds: [],
+  },
+};
+const progress: Up = {
+  $case: "roundProgress",
+  value: { round: "s.1", offered: 0, folded: 0, declined: 0, sealed: false },
+};
+
+test("a gateway that goes silent is detached; one that speaks is not", () => {
+  const { clock, gateways, heard, accept } = setup();
+  const { call, error } = accept();
+  call.say(hello);
+  for (let i = 0; i < 10; i++) {
+    clock.advance(1_000);
+    call.say(progress);
+  }
+  assert.equal(gateways.attached("g1"), true);
+  for (let i = 0; i < 5; i++) clock.advance(1_000);
+  assert.equal(gateways.attached("g1"), false);
+  assert.match(error() ?? "", /no heartbeat/);
+  assert.ok(heard.includes("detached g1"));
+});
+
+test("a pause of the cloud's own is not held against its gateways", () => {
+  const { clock, gateways, accept } = setup();
+  const { call } = accept();
+  call.say(hello);
+  // The process sleeps: the timer fires late, before what came meanwhile is read.
+  const { monotonicMs } = clock;
+  let sleptMs = 0;
+  clock.monotonicMs = () => monotonicMs() + sleptMs;
+  sleptMs = 60_000;
+  clock.advance(1_000);
+  assert.equal(gateways.attached("g1"), true);
+  call.say(progress);
+  clock.advance(1_000);
+  assert.equal(gateways.attached("g1"), true);
+});
+
+test("a stream without a Hello is ended in time", () => {
+  const { clock, accept } = setup();
+  const { error } = accept();
+  clock.advance(limits.helloTimeoutMs - 1);
+  assert.equal(error(), undefined);
+  clock.advance(1);
+  assert.match(error() ?? "", /malformed/);
+});
+
+test("messages to a gateway that does not read wait, up to a bound, in order", () => {
+  const { attachments, accept } = setup();
+  const { call, error } = accept();
+  call.say(hello);
+  call.flowing = false;
+  const closed = (n: number): AttachResponse => ({
+    message: { $case: "roundClosed", value: { round: `s.${n}`, outcome: "committed" } },
+  });
+  const before = call.written.length;
+  for (let n = 0; n <= 10; n++) attachments.links.send("g1", closed(n));
+  assert.equal(call.written.length, before + 1, "one was taken before the stream asked to wait");
+  call.flowing = true;
+  call.emit("drain");
+  assert.deepEqual(
+    call.written.slice(before),
+    Array.from({ length: 11 }, (_, n) => closed(n)),
+  );
+  call.flowing = false;
+  for (let n = 0; n <= limits.attachBacklog; n++) attachments.links.send("g1", closed(n));
+  assert.equal(error(), undefined);
+  attachments.links.send("g1", closed(0));
+  assert.match(error() ?? "", /reads too slowly/);
+});
+
+test("a link that breaks detaches its gateway once, whatever the stream reports", () => {
+  const { heard, events, accept } = setup();
+  const { call } = accept();
+  call.say(hello);
+  call.emit("cancelled");
+  call.emit("error", new Error("reset"));
+  call.emit("close");
+  assert.equal(heard.filter((what) => what === "detached g1").length, 1);
+  assert.equal(events.filter(({ name }) => name === "gateway-detached").length, 1);
+});
+
+test("what a replaced stream still says is not heard", () => {
+  const { gateways, accept } = setup();
+  const older = accept();
+  older.call.say(hello);
+  const newer = accept();
+  newer.call.say(hello);
+  older.call.emit("close");
+  older.call.say(progress);
+  assert.equal(gateways.attached("g1"), true);
+});
+
+test("closing ends every stream and leaves no timer", () => {
+  const { clock, attachments, accept } = setup();
+  const { call } = accept();
+  call.say(hello);
+  attachments.close();
+  assert.equal(call.ended, true);
+  clock.advance(60_000);
+});
