@@ -15,6 +15,7 @@ import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import { type Api, createApi, firstOf } from "tributary/cli/api.js";
 import { createEventLog, type EventLog } from "./event-log.js";
+import { valuesIn } from "./expected.js";
 import { startTier, type TierProcess } from "./tier-process.js";
 import { until } from "./until.js";
 import { openWire, type Wire } from "./wire.js";
@@ -140,17 +141,15 @@ export async function importModel(
   await api.importModel(name, Uint8Array.from(encodeSafetensors(layout, values)));
 }
 
-export async function downloadModel(api: Api, id: string): Promise<Uint8Array> {
+/** The weights of a model, as its file holds them. */
+export async function weightsOf(api: Api, id: string): Promise<Float32Array> {
   const pieces: Uint8Array[] = [];
   for await (const piece of api.modelFile(id)) pieces.push(piece);
-  return Buffer.concat(pieces);
+  return valuesIn(Buffer.concat(pieces));
 }
 
 /** Waits until the cloud knows so many connected devices at each of these gateways. */
-export async function assembled(
-  api: Api,
-  counts: Readonly<Record<string, number>>,
-): Promise<void> {
+export async function assembled(api: Api, counts: Readonly<Record<string, number>>): Promise<void> {
   await until(`the cloud sees ${JSON.stringify(counts)}`, async () => {
     const gateways = await firstOf(api.gateways());
     return Object.entries(counts).every(([id, count]) =>

@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { createEventLog, type EventLog } from "./event-log.js";
+import { createEventLog } from "./event-log.js";
 
 /** The file that npm links as `tributary`. */
 const command = fileURLToPath(new URL("../../../scripts/bin/tributary.js", import.meta.url));
@@ -10,10 +10,18 @@ const command = fileURLToPath(new URL("../../../scripts/bin/tributary.js", impor
 type Line = { readonly name: string } & Readonly<Record<string, unknown>>;
 
 /** A tier in a process of its own, so that it can be killed as a power cut would. */
-export type TierProcess = Pick<EventLog<Line>, "event" | "count"> & {
+export type TierProcess = {
   readonly pid: number;
+  /** Resolves with the first event of a name, past or to come, that has these fields. */
+  event(name: string, fields?: Readonly<Record<string, unknown>>): Promise<Line>;
+  count(name: string, fields?: Readonly<Record<string, unknown>>): number;
   /** Sends the signal and waits until the process is gone; the exit code, or null after SIGKILL. */
   end(signal: "SIGKILL" | "SIGTERM" | "SIGINT"): Promise<number | null>;
+};
+
+export type ProcessPlace = {
+  readonly cwd?: string;
+  readonly env?: Readonly<Record<string, string>>;
 };
 
 /**
@@ -22,13 +30,13 @@ export type TierProcess = Pick<EventLog<Line>, "event" | "count"> & {
  */
 export function startTier(
   args: readonly string[],
-  { cwd = process.cwd() }: { readonly cwd?: string } = {},
+  { cwd = process.cwd(), env = {} }: ProcessPlace = {},
 ): TierProcess {
   // Source maps, which a test run asks for, make a process start twice as slowly.
-  const { TRIBUTARY_URL: _url, NODE_OPTIONS: _options, ...env } = process.env;
+  const { TRIBUTARY_URL: _url, NODE_OPTIONS: _options, ...inherited } = process.env;
   const child = spawn(process.execPath, [command, ...args, "--json"], {
     cwd,
-    env,
+    env: { ...inherited, ...env },
     stdio: ["ignore", "pipe", "inherit"],
   });
   const who = args.slice(0, 2).join(" ");
@@ -44,7 +52,7 @@ export function startTier(
   });
   return {
     pid: child.pid ?? 0,
-    event: log.event,
+    event: async (name, fields) => (await log.event(name, fields)) as Line,
     count: log.count,
     async end(signal) {
       asked = true;
