@@ -3,6 +3,7 @@ import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
 import { acquireLock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { startApi } from "./api/server.js";
 import { createAttachments } from "./attach.js";
 import type { CloudConfig } from "./config.js";
@@ -52,7 +53,12 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
   const disk = options.disk ?? nodeDisk(config.dataDir);
   const teardown: (() => Promise<unknown>)[] = [];
   const close = async () => {
-    for (let undo = teardown.pop(); undo !== undefined; undo = teardown.pop()) await undo();
+    let failure: unknown;
+    for (let undo = teardown.pop(); undo !== undefined; undo = teardown.pop())
+      await undo().catch((error: unknown) => {
+        failure ??= error;
+      });
+    if (failure !== undefined) throw failure;
   };
   try {
     const lock = await acquireLock(config.dataDir);
@@ -122,6 +128,8 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       clock,
       events,
       version: softwareVersion,
+    }).catch((cause: unknown) => {
+      throw listenFailure(config.http, cause);
     });
     teardown.push(() => api.close());
     const httpPort = api.port;
@@ -138,7 +146,14 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       },
     };
   } catch (error) {
-    await close();
+    await close().catch(() => undefined);
     throw error;
   }
+}
+
+function listenFailure({ host, port }: CloudConfig["http"], cause: unknown): unknown {
+  if ((cause as NodeJS.ErrnoException).syscall !== "listen") return cause;
+  const why = cause instanceof Error ? cause.message : String(cause);
+  const message = `cannot listen on ${host}:${port}: ${why}`;
+  return new TributaryError("port-in-use", message, { cause });
 }

@@ -1,0 +1,111 @@
+import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
+import { test } from "node:test";
+import type { FetchModelResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import { limits } from "./limits.js";
+import { createService, type ServiceWorld } from "./service.js";
+
+const CHUNKS = 40;
+const size = CHUNKS * wireLimits.tierChunkBytes;
+
+/** A reader that takes nothing until it is told to. */
+class SlowCall extends EventEmitter {
+  readonly request = { model: "s.0", digest: "0".repeat(64), offset: 0n };
+  readonly written: FetchModelResponse[] = [];
+  cancelled = false;
+  destroyed = false;
+  ended = false;
+
+  write(part: FetchModelResponse): boolean {
+    this.written.push(part);
+    return false;
+  }
+
+  end(): void {
+    this.ended = true;
+  }
+}
+
+function setup() {
+  let reads = 0;
+  let open = 0;
+  const world: Partial<ServiceWorld> = {
+    async openModel() {
+      open++;
+      return {
+        size,
+        async read(_offset, length) {
+          reads++;
+          return new Uint8Array(length);
+        },
+        async close() {
+          open--;
+        },
+      };
+    },
+    events: () => {},
+  };
+  const service = createService(world as ServiceWorld);
+  const fetch = (call: SlowCall) => {
+    // The real call has more; the service uses this much of it.
+    service.fetchModel(call as unknown as Parameters<typeof service.fetchModel>[0]);
+  };
+  return { fetch, reads: () => reads, open: () => open };
+}
+
+async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await new Promise<void>((resolve) => setImmediate(resolve));
+}
+
+async function turns(): Promise<void> {
+  for (let i = 0; i < 20; i++) await new Promise<void>((resolve) => setImmediate(resolve));
+}
+
+test("a model is read no faster than its reader takes it", async () => {
+  const { fetch, reads, open } = setup();
+  const call = new SlowCall();
+  fetch(call);
+  for (let taken = 1; taken <= CHUNKS; taken++) {
+    await until(() => call.written.length === taken);
+    await turns();
+    assert.equal(reads(), taken, "one chunk is on its way, none is read ahead");
+    call.emit("drain");
+  }
+  await until(() => call.ended);
+  assert.equal(open(), 0);
+});
+
+test("a reader that goes away in mid-file leaves no file open and no listener", async () => {
+  const { fetch, reads, open } = setup();
+  const call = new SlowCall();
+  fetch(call);
+  await until(() => call.written.length === 1);
+  call.cancelled = true;
+  call.emit("cancelled");
+  await until(() => open() === 0);
+  assert.equal(reads(), 1);
+  assert.equal(call.listenerCount("drain"), 0);
+});
+
+test("reads at a time are bounded; one more is told to come back", async () => {
+  const { fetch } = setup();
+  const calls = Array.from({ length: limits.modelReads }, () => new SlowCall());
+  for (const call of calls) fetch(call);
+  const refused = new SlowCall();
+  const error = new Promise<{ details: string }>((resolve) => refused.on("error", resolve));
+  fetch(refused);
+  assert.match((await error).details, /^busy/);
+  const [first] = calls;
+  await until(() => calls.every((call) => call.written.length === 1));
+  if (first) first.cancelled = true;
+  for (const call of calls) call.emit("cancelled");
+  await turns();
+  const next = new SlowCall();
+  fetch(next);
+  await until(() => next.written.length === 1);
+  for (const call of [...calls, next]) {
+    call.cancelled = true;
+    call.emit("cancelled");
+  }
+});
