@@ -32,6 +32,8 @@ export const limits = {
 
   /** Concurrent sessions that run. A further start is refused with `busy`. */
   sessionsRunning: 16,
+  /** Sessions whose newest model a gateway that attaches is told of: those started last. */
+  publishedSessions: 64,
   /** Messages that wait for one session. Past it a Partial is refused with `busy`. */
   sessionBacklog: 1_024,
   /** Optimiser states kept of one session: the newest, and the head's. */

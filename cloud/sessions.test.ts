@@ -116,6 +116,7 @@ test("a gateway that attaches again is told of the round that waits for it, with
     back.close();
     const told = await attachGateway(cloud.grpcPort, { id: "r2", rounds: ["again.1"] });
     assert.deepEqual(await told.next("roundClosed"), { round: "again.1", outcome: "committed" });
+    await told.next("modelPublished", ({ session }) => session === "again");
     told.close();
   }));
 

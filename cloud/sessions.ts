@@ -209,15 +209,19 @@ function membersOf(
         const row = splitNumberedId(round) && (await store.round(round));
         if (row && row.state !== "open") messages.push(roundClosed(round, row.state));
       }
-      for (const actor of actors.values()) {
-        if (!actor.running()) continue;
-        const { id, head } = actor.view();
-        const row = await store.model(head);
-        const base = row?.state === "published" ? await models.base(head) : undefined;
-        if (base !== undefined) messages.push(modelPublished(id, base));
+      const newest = [...actors.values()]
+        .map((actor) => ({ actor, view: actor.view() }))
+        .sort((x, y) => y.view.startedAtMs - x.view.startedAtMs)
+        .slice(0, limits.publishedSessions);
+      for (const { view } of newest) {
+        const row = await store.model(view.head);
+        const base = row?.state === "published" ? await models.base(view.head) : undefined;
+        if (base !== undefined) messages.push(modelPublished(view.id, base));
+      }
+      each((actor) => {
         const opened = actor.opened(gateway);
         if (opened !== undefined) messages.push(opened);
-      }
+      });
       return messages;
     },
     detached: (gateway) => each((actor) => actor.linkChanged(gateway, false)),
