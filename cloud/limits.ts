@@ -14,8 +14,11 @@ export const limits = {
   helloRounds: 1_024,
   /** From the stream's opening to its Hello, in milliseconds; then it is ended. */
   helloTimeoutMs: 10_000,
-  /** Messages down that wait for one gateway's stream to drain. Past it the stream is ended. */
-  attachBacklog: 256,
+  /**
+   * Messages down that wait for one gateway's stream to drain; more than an attachment brings at
+   * most. Past it the stream is ended.
+   */
+  attachBacklog: 2_048,
   /** Changes of the fleet are written at most so often, in milliseconds. */
   fleetSaveMs: 500,
 
