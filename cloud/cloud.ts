@@ -107,6 +107,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     await sessions.resumeAll();
 
     const service = createService({
+      clock,
       attachments,
       members: sessions.members,
       inbox,

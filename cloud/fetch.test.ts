@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
+import { PassThrough } from "node:stream";
 import { test } from "node:test";
 import type { FetchModelResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { createManualClock } from "@tributary/proto/host/clock.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import { limits } from "./limits.js";
 import { createService, type ServiceWorld } from "./service.js";
@@ -86,6 +88,19 @@ test("a reader that goes away in mid-file leaves no file open and no listener", 
   await until(() => open() === 0);
   assert.equal(reads(), 1);
   assert.equal(call.listenerCount("drain"), 0);
+});
+
+test("a sender that stalls is told to come back, in time", async () => {
+  const clock = createManualClock();
+  const service = createService({ clock, events: () => {} } as unknown as ServiceWorld);
+  const silent = new PassThrough({ objectMode: true });
+  const answered = new Promise<{ details?: string } | null | undefined>((resolve) => {
+    const call = silent as unknown as Parameters<typeof service.sendPartial>[0];
+    service.sendPartial(call, (error) => resolve(error as { details?: string } | null));
+  });
+  clock.advance(limits.sendTimeoutMs);
+  assert.match((await answered)?.details ?? "", /^busy/);
+  silent.destroy();
 });
 
 test("reads at a time are bounded; one more is told to come back", async () => {

@@ -23,6 +23,7 @@ export async function listenGrpc(
   const server = new Server({
     "grpc.max_receive_message_length": wireLimits.grpcMessageBytes,
     "grpc.max_send_message_length": wireLimits.grpcMessageBytes,
+    "grpc.max_concurrent_streams": limits.callsPerConnection,
     "grpc.keepalive_time_ms": wireLimits.keepaliveIntervalMs,
     "grpc.keepalive_timeout_ms": wireLimits.keepaliveTimeoutMs,
     "grpc.keepalive_permit_without_calls": 1,

@@ -22,6 +22,8 @@ export const limits = {
   /** Changes of the fleet are written at most so often, in milliseconds. */
   fleetSaveMs: 500,
 
+  /** Calls at a time on one connection. Further ones wait at the caller (HTTP/2, RFC 9113, 5.1.2). */
+  callsPerConnection: 128,
   /** Partials that are being received. A further one is refused with `busy`. */
   uploads: 64,
   /** Their announced bytes together. A Partial that would pass it is refused with `busy`. */

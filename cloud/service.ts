@@ -15,6 +15,7 @@ import type {
   SendPartialRequest,
   SendPartialResponse,
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import type { Clock } from "@tributary/proto/host/clock.js";
 import type { ReadFile } from "@tributary/proto/host/disk.js";
 import { digestSchema, modelIdSchema, roundIdSchema } from "@tributary/proto/wire/ids.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
@@ -28,6 +29,7 @@ import { limits } from "./limits.js";
 import type { Members } from "./sessions.js";
 
 export type ServiceWorld = {
+  readonly clock: Clock;
   readonly attachments: Attachments;
   readonly members: Members;
   readonly inbox: Inbox;
@@ -89,7 +91,7 @@ export function createService(world: ServiceWorld): ReducerServiceServer {
       call: ServerReadableStream<SendPartialRequest, SendPartialResponse>,
       callback: sendUnaryData<SendPartialResponse>,
     ) {
-      receivePartial(inbox, call).then(
+      withinTime(world.clock, receivePartial(inbox, call)).then(
         (answer) =>
           answer.ok
             ? callback(null, { state: wireState(answer.state) })
@@ -160,6 +162,18 @@ async function receivePartial(
     if (answer.state.receipt !== undefined || answer.state.refusal !== undefined) return answer;
   }
   return answer;
+}
+
+/** A sender that neither goes on nor goes away is told to come back; what it sent so far is kept. */
+function withinTime(clock: Clock, receiving: Promise<InboxAnswer>): Promise<InboxAnswer> {
+  return new Promise((resolve, reject) => {
+    const timer = clock.setTimer(limits.sendTimeoutMs, () =>
+      resolve(
+        refuse("busy", `not sent within ${limits.sendTimeoutMs} ms; open it again and go on`),
+      ),
+    );
+    receiving.then(resolve, reject).finally(() => timer.cancel());
+  });
 }
 
 function readAnnouncement(
