@@ -7,7 +7,7 @@ import type { Mode, SessionSpec } from "./mode.js";
 import type { ProgressView } from "./progress/progress.js";
 
 /** How often the session's status is read. */
-const POLL_MS = 150;
+const POLL_MS = 50;
 /** A run that makes no progress for so long has failed. */
 const STALL_MS = 120_000;
 

@@ -3,7 +3,9 @@ import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { describeError, exitCodes } from "@tributary/proto/host/process.js";
 import { CommanderError } from "commander";
+import { createCsvMode } from "./csv/mode.js";
 import { createMnistMode } from "./mnist/mode.js";
+import type { Mode } from "./mode.js";
 import { type PilotOptions, readOptions } from "./options.js";
 import { createProcesses, type Processes } from "./processes.js";
 import { createProgressView, type ProgressView } from "./progress/progress.js";
@@ -37,7 +39,7 @@ async function main(argv: readonly string[]): Promise<number> {
     `data directory: ${directory}${options.keep ? "" : "\n(removed at the end; --keep keeps it)"}`,
   );
   try {
-    const mode = await createMnistMode(options);
+    const mode = await createMode(options, directory);
     const run = { options, mode, directory, processes, view, startMs, elapsedMs };
     const report = await runPilot(run);
     await write(report, options.report);
@@ -51,6 +53,13 @@ async function main(argv: readonly string[]): Promise<number> {
     );
     return exitCodes.internal;
   }
+}
+
+function createMode(options: PilotOptions, directory: string): Promise<Mode> {
+  const { csv } = options;
+  return csv === undefined
+    ? createMnistMode(options)
+    : createCsvMode({ ...options, csv, directory });
 }
 
 /** SIGINT and SIGTERM end every process of the floor, then this one. */

@@ -3,7 +3,13 @@ import type { FaultEntry } from "../report/report.js";
 /** What the pilot does to a site, and when, in training rounds. */
 export type FaultPlan = {
   readonly cut: { readonly site: number; readonly fromRound: number; readonly toRound: number };
-  readonly kill: { readonly site: number; readonly inRound: number; readonly downMs: number };
+  readonly kill: {
+    readonly site: number;
+    readonly inRound: number;
+    /** Past it the site would not be back for the last rounds. */
+    readonly lastRound: number;
+    readonly downMs: number;
+  };
 };
 
 /** Shortest run in which both faults have rounds before, between and after them. */
@@ -22,6 +28,7 @@ export function planFaults(rounds: number, sites: number): FaultPlan {
     kill: {
       site: sites - 1,
       inRound: Math.max(fromRound + length + 1, Math.floor((rounds * 2) / 3)),
+      lastRound: rounds - 1,
       downMs: 1_000,
     },
   };
@@ -118,6 +125,7 @@ export function createFaultSchedule(
       if (
         killState === "before" &&
         moment.round >= plan.kill.inRound &&
+        moment.round <= plan.kill.lastRound &&
         moment.isMidRound(plan.kill.site)
       ) {
         killing = kill();

@@ -1,0 +1,107 @@
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { logLimits } from "./limits.js";
+import { LogError, readHeader } from "./table.js";
+
+export type LogDevice = {
+  readonly device: string;
+  readonly file: string;
+  /** As the user knows it: folder and file name. */
+  readonly shown: string;
+};
+
+export type Logs = {
+  readonly sites: readonly { readonly site: string; readonly devices: readonly LogDevice[] }[];
+  /** Sensors that every file has, in the first file's order. */
+  readonly sensors: readonly string[];
+  /** Other columns of any file. */
+  readonly unused: readonly string[];
+};
+
+/** Finds the logs below `dir` and the sensors that all of them share; reads headers and first rows only. */
+export async function findLogs(dir: string, ignored: readonly string[]): Promise<Logs> {
+  const folders = await subfolders(dir);
+  const siteNames = uniqueIds(folders, "site");
+  const sites = await Promise.all(
+    folders.map(async (folder, i) => ({
+      site: siteNames[i] ?? "",
+      devices: await devicesIn(dir, folder, siteNames[i] ?? ""),
+    })),
+  );
+  const used = sites.filter(({ devices }) => devices.length > 0);
+  if (used.length === 0) {
+    throw new LogError(
+      `${dir}: no folder with a .csv file; each folder is a site, each file a device`,
+    );
+  }
+  const devices = used.flatMap((site) => site.devices);
+  if (used.length > logLimits.sites || devices.length > logLimits.devices) {
+    throw new LogError(
+      `${dir}: ${used.length} folders and ${devices.length} files; at most ${logLimits.sites} and ${logLimits.devices}`,
+    );
+  }
+  return { sites: used, ...(await commonSensors(dir, devices, ignored)) };
+}
+
+async function subfolders(dir: string): Promise<string[]> {
+  const entries = await readdir(dir, { withFileTypes: true }).catch((cause: Error) => {
+    throw new LogError(`cannot read ${dir}: ${cause.message}`, { cause });
+  });
+  return entries
+    .filter((entry) => entry.isDirectory())
+    .map(({ name }) => name)
+    .sort();
+}
+
+async function devicesIn(dir: string, folder: string, site: string): Promise<LogDevice[]> {
+  const names = (await readdir(join(dir, folder))).filter((name) => /\.csv$/i.test(name)).sort();
+  const ids = uniqueIds(
+    names.map((name) => name.replace(/\.csv$/i, "")),
+    "device",
+  );
+  return names.map((name, i) => ({
+    device: `${site}-${ids[i]}`,
+    file: join(dir, folder, name),
+    shown: `${folder}/${name}`,
+  }));
+}
+
+/** Names as identifiers: other characters become `-`, and equal ones are numbered. */
+export function uniqueIds(names: readonly string[], fallback: string): string[] {
+  const taken = new Set<string>();
+  return names.map((name) => {
+    const plain = name
+      .replace(/[^A-Za-z0-9_-]+/g, "-")
+      .replace(/^[^A-Za-z0-9]+/, "")
+      .slice(0, 24);
+    const stem = plain === "" ? fallback : plain;
+    let id = stem;
+    for (let n = 2; taken.has(id); n++) id = `${stem}-${n}`;
+    taken.add(id);
+    return id;
+  });
+}
+
+async function commonSensors(
+  dir: string,
+  devices: readonly LogDevice[],
+  ignored: readonly string[],
+): Promise<Pick<Logs, "sensors" | "unused">> {
+  let sensors: readonly string[] | undefined;
+  const all = new Set<string>();
+  for (const { file } of devices) {
+    const header = await readHeader(file, ignored);
+    for (const name of [...header.sensors, ...header.unused]) all.add(name);
+    sensors = sensors?.filter((name) => header.sensors.includes(name)) ?? header.sensors;
+    if (sensors.length === 0) {
+      throw new LogError(`${dir}: up to ${file} the files share no column of numbers`);
+    }
+  }
+  const common = sensors ?? [];
+  if (common.length > logLimits.sensors) {
+    throw new LogError(
+      `${dir}: ${common.length} common sensors; at most ${logLimits.sensors}. Use --ignore.`,
+    );
+  }
+  return { sensors: common, unused: [...all].filter((name) => !common.includes(name)) };
+}
