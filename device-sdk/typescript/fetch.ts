@@ -70,7 +70,10 @@ export function createFetcher(options: FetcherOptions): Fetcher {
     const { model, digest } = manifest;
     if ((await models.load(digest)) !== undefined) {
       if (mine !== run) return;
-      if (good) models.markGood(digest);
+      if (good && models.good()?.digest !== digest) {
+        models.markGood(digest);
+        report({ level: "info", name: "model", model, good });
+      }
       options.onFetched(digest);
       return;
     }

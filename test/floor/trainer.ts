@@ -15,7 +15,7 @@ export function stepOf(device: string, round: number, coordinate: number): numbe
   return ((hash ^ (hash >>> 15)) >>> 0) / 2 ** 32 - 0.5;
 }
 
-export function roundNumber(round: string): number {
+function roundNumber(round: string): number {
   return Number(round.slice(round.lastIndexOf(".") + 1));
 }
 
@@ -25,8 +25,8 @@ export type WatchedTrainer = Trainer & {
   readonly asked: readonly string[];
   /** The model that each of these trainings started from. */
   readonly bases: readonly string[];
-  /** From now on trainings wait, each until `release`; evaluations do not. */
-  hold(): void;
+  /** From now on trainings of round `from` and later wait until `release`; evaluations do not. */
+  hold(from?: number): void;
   release(): void;
 };
 
@@ -45,11 +45,13 @@ export function createStepTrainer(options: TrainerOptions): WatchedTrainer {
   const asked: string[] = [];
   const bases: string[] = [];
   let held: Promise<void> | undefined;
+  let heldFrom = 1;
   let open: () => void = () => {};
   return {
     asked,
     bases,
-    hold() {
+    hold(from = 1) {
+      heldFrom = from;
       held ??= new Promise((resolve) => {
         open = resolve;
       });
@@ -61,8 +63,8 @@ export function createStepTrainer(options: TrainerOptions): WatchedTrainer {
     async train({ id, tensors }, { round }, signal) {
       asked.push(round);
       bases.push(id);
-      if (held !== undefined) await Promise.race([held, aborted(signal)]);
       const number = roundNumber(round);
+      if (held !== undefined && number >= heldFrom) await Promise.race([held, aborted(signal)]);
       const weights = new Map<string, Float32Array>();
       let at = 0;
       for (const [name, { values }] of tensors) {
