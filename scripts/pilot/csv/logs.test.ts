@@ -75,7 +75,7 @@ test("files with other columns share what they have in common", async () => {
   await file("hall b/notes.txt", "no log");
   await mkdir(join(dir, "empty"));
   const logs = await findLogs(dir, []);
-  assert.deepEqual(logs.sensors, ["flow", "temp"]);
+  assert.deepEqual(logs.sensors, ["temp", "flow"]);
   assert.deepEqual([...logs.unused].sort(), ["extra", "state", "time"]);
   assert.deepEqual(
     logs.sites.map(({ site, devices }) => [site, devices.map(({ device }) => device)]),
