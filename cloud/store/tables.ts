@@ -181,7 +181,10 @@ const UNSTORABLE = /[\0\p{Cs}]/gu;
  * text comes from outside (attributes, versions) and is only shown. Bytes become bytea's hex form.
  */
 export function toJson(value: unknown): string {
-  return JSON.stringify(value, (_key, part: unknown) => {
+  return JSON.stringify(value, function (this: Record<string, unknown>, key, given: unknown) {
+    // A Buffer turns itself into an object before a replacer sees it.
+    const own = this[key];
+    const part = own instanceof Uint8Array ? own : given;
     if (typeof part === "string") return storable(part);
     if (part instanceof Uint8Array) return `\\x${Buffer.from(part).toString("hex")}`;
     if (typeof part !== "object" || part === null || Array.isArray(part)) return part;
