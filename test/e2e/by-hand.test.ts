@@ -9,7 +9,6 @@ import { fileURLToPath } from "node:url";
 import { type Ended, tributary } from "tributary/cli/testing/command.js";
 import { valuesIn } from "../floor/expected.js";
 import { startTier, type TierProcess } from "../floor/tier-process.js";
-import { until } from "../floor/until.js";
 
 /** What the README tells a reader to write; only the ports are laid over it here. */
 const files = fileURLToPath(new URL("../../e2e/by-hand", import.meta.url));
@@ -61,15 +60,13 @@ test("three processes by hand: start, import, train, look, download, stop, predi
     );
     assert.equal(wrote, 0);
     await run("model", "import", "line.safetensors", "--name", "line");
-    await run(
+    const followed = await run(
       ...["session", "start", "--name", "fit", "--initial-model", "line.0", "--rounds", "20"],
-      ...["--set", "gate.metric=loss", "--set", "gate.direction=lower"],
+      ...["--set", "gate.metric=loss", "--set", "gate.direction=lower", "--follow"],
     );
-    let shown = "";
-    await until("the session finishes", async () => {
-      shown = (await run("session", "show", "fit")).stdout;
-      return /finished/.test(shown);
-    });
+    assert.match(followed.stdout, /finished/);
+    const shown = (await run("session", "show", "fit")).stdout;
+    assert.match(shown, /state\s+finished/);
     assert.match(shown, /newest model\s+fit\.\d+/);
     const head = /newest model\s+(fit\.\d+)/.exec(shown)?.[1] ?? "";
     assert.match((await run("model", "list")).stdout, new RegExp(`${head}\\s+published`));
