@@ -38,8 +38,11 @@ export const limits = {
 
   /** Model parts read, encoded and handed to sockets at a time. */
   partSends: 32,
-  /** Part requests of one device that wait. A further one is refused with `busy`. */
-  fetchesPerDevice: 4,
+  /**
+   * Part requests of one device that wait. A further one is refused with `busy`. More than a device
+   * has outstanding: it asks for the next part before the socket reports that the last one is out.
+   */
+  fetchesPerDevice: 8,
   /** Part requests that wait in all. A further one is refused with `busy`. */
   fetches: 20_000,
   /** Encoded model parts kept in memory, in bytes. */
