@@ -52,7 +52,7 @@ function journalBytes(devices: number, parameters: number, signal: AbortSignal):
     await fleet.prepare(plan);
     upstream.openRound(plan, [...fleet.names, ABSENT]);
     await fleet.finish();
-    const folder = join(dataDir, "journals");
+    const folder = join(dataDir, "rounds");
     const [journal, ...others] = await readdir(folder);
     if (journal === undefined || others.length > 0) throw new Error("not one journal is there");
     const { size } = await stat(join(folder, journal));
