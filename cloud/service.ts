@@ -79,11 +79,15 @@ export function createService(world: ServiceWorld): ReducerServiceServer {
         callback(statusError(announcement));
         return;
       }
+      const { round, identity } = announcement.announcement;
       inbox.open(announcement.announcement).then(
-        (answer) =>
-          answer.ok
-            ? callback(null, { state: wireState(answer.state) })
-            : callback(statusError(answer)),
+        (answer) => {
+          if (!answer.ok) return callback(statusError(answer));
+          // It was taken before, and its receipt did not reach the gateway.
+          if (answer.state.receipt !== undefined)
+            events({ level: "info", name: "partial-repeated", round, gateway: identity.gateway });
+          callback(null, { state: wireState(answer.state) });
+        },
         (error: unknown) => callback(failed("OpenPartial", error)),
       );
     },

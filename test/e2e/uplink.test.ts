@@ -184,6 +184,7 @@ test("a Partial whose receipt was lost is not sent or counted a second time", as
   assert.deepEqual(sentFrom, [0, 0], "one transfer for each round");
   const ofFirst = opened.filter(({ request }) => request.round === "mute.1");
   assert.ok(ofFirst.length >= 2);
+  assert.equal(cloud.count("partial-repeated", { round: "mute.1", gateway: "gw-mute" }), 1);
   assert.equal(ofFirst.at(-1)?.state.receipt?.digest, ofFirst[0]?.request.digest);
   let model = startFrom(initialValues);
   for (const round of [1, 2]) {
