@@ -4,6 +4,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { describeError, exitCodes } from "@tributary/proto/host/process.js";
 import { CommanderError } from "commander";
 import { createCsvMode } from "./csv/mode.js";
+import { LogError } from "./csv/table.js";
 import { createMnistMode } from "./mnist/mode.js";
 import type { Mode } from "./mode.js";
 import { type PilotOptions, readOptions } from "./options.js";
@@ -47,12 +48,22 @@ async function main(argv: readonly string[]): Promise<number> {
     return report.passed ? exitCodes.ok : exitCodes.refused;
   } catch (error) {
     if (interruption.happened) return exitCodes.interrupted;
+    if (isInputError(error)) {
+      process.stderr.write(`pilot: ${error.message}\n`);
+      await rm(directory, { recursive: true, force: true });
+      return exitCodes.usage;
+    }
     await processes.endAll();
     process.stderr.write(
       `pilot: ${describeError(error)}\nThe data directory is kept: ${directory}\n`,
     );
     return exitCodes.internal;
   }
+}
+
+/** Numbers that allow no split, or logs that cannot be used: nothing has started yet. */
+function isInputError(error: unknown): error is Error {
+  return error instanceof RangeError || error instanceof LogError;
 }
 
 function createMode(options: PilotOptions, directory: string): Promise<Mode> {

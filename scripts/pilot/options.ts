@@ -39,7 +39,7 @@ export function readOptions(argv: readonly string[]): PilotOptions {
     )
     .addOption(
       new Option("--devices <n>", "devices over all sites")
-        .argParser(wholeNumber(3, 240))
+        .argParser(wholeNumber(4, 240))
         .default(24),
     )
     .addOption(

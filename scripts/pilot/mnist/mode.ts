@@ -17,6 +17,7 @@ const SESSION = "digits";
 
 /** Handwritten digits, split so that no site has seen all of them. */
 export async function createMnistMode(run: MnistRun): Promise<Mode> {
+  const rounds = run.rounds ?? mnistSettings.rounds;
   const { train, test } = await readMnist();
   const shares = split(train.labels, run);
   // Measures models only: it has no training samples of its own.
@@ -50,7 +51,13 @@ export async function createMnistMode(run: MnistRun): Promise<Mode> {
           ...mnistSettings,
           name: SESSION,
           initialModel: `${SESSION}-start.0`,
-          rounds: run.rounds ?? mnistSettings.rounds,
+          rounds,
+          training: {
+            ...mnistSettings.training,
+            // The same cooling from the first round to the last, however many there are.
+            learningRateDecay:
+              mnistSettings.training.learningRateDecay ** (mnistSettings.rounds / rounds),
+          },
           seed: run.seed,
           sitesQuorum: Math.max(1, run.sites - 1),
           deadlineMs: 60_000,
