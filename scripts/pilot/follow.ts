@@ -122,6 +122,7 @@ function progressOf(
   return {
     round: trainingRound(session),
     rounds: spec.params.rounds ?? 0,
+    done: session.counts.models,
     phase: `${session.id}: ${session.activity}`,
     accuracies: [...accuracies.values()],
     contributions: session.counts.merged,

@@ -6,6 +6,7 @@ import { createProgressView, type Progress, sparkline } from "./progress.js";
 const progress = (round: number, link: "up" | "cut" = "up"): Progress => ({
   round,
   rounds: 30,
+  done: round - 1,
   phase: "training",
   accuracies: [0.1, 0.5, 0.9],
   contributions: 48,

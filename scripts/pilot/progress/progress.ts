@@ -13,6 +13,8 @@ export type SiteProgress = {
 export type Progress = {
   readonly round: number;
   readonly rounds: number;
+  /** Rounds that made a model. */
+  readonly done: number;
   readonly phase: string;
   readonly accuracies: readonly number[];
   readonly contributions: number;
@@ -70,9 +72,9 @@ function summaryLine(progress: Progress): string {
 }
 
 /** Linear in the rounds done: each costs about the same. */
-function timeLeft({ round, rounds, elapsedMs }: Progress): string {
-  if (round < 2) return "time left -";
-  const seconds = Math.ceil(((elapsedMs / (round - 1)) * (rounds - round + 1)) / 1000);
+function timeLeft({ done, rounds, elapsedMs }: Progress): string {
+  if (done === 0) return "time left -";
+  const seconds = Math.ceil(((elapsedMs / done) * Math.max(0, rounds - done)) / 1000);
   return `time left ${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }
 
@@ -100,7 +102,7 @@ function liveView(out: Terminal): ProgressView {
   const draw = (progress: Progress) => {
     const width = Math.max(40, Math.min(out.columns ?? 80, 100));
     const text = [
-      `${progressBar(progress.round - 1, progress.rounds, Math.min(30, width - 50))}  ${progress.phase}`,
+      `${progressBar(progress.done, progress.rounds, Math.min(30, width - 50))}  ${progress.phase}`,
       summaryLine(progress),
       sparkline(progress.accuracies, width - 2),
       ...progress.sites.map((site) => siteLine(site)),
