@@ -1,9 +1,9 @@
 import { connectFleet } from "./fleet.js";
 import { type BenchLine, figure, median } from "./line.js";
-import { readStatusKib } from "./memory.js";
 import { benchModel } from "./plan.js";
-import { startSite, waitFor } from "./site.js";
-import { onStage } from "./stage.js";
+import { readStatusKib } from "./proc.js";
+import { startSite } from "./site.js";
+import { onStage, waitFor } from "./stage.js";
 
 export type IdleSize = {
   readonly devices: number;

@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { connectFleet } from "./fleet.js";
 import { type BenchLine, figure, median } from "./line.js";
 import { benchModel, benchPlans } from "./plan.js";
-import { startSite, waitFor } from "./site.js";
-import { onStage } from "./stage.js";
+import { startSite } from "./site.js";
+import { onStage, waitFor } from "./stage.js";
 import { gridValues } from "./values.js";
 
 export type IngestSize = {

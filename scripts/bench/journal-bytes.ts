@@ -4,8 +4,8 @@ import { connectFleet } from "./fleet.js";
 import { type BenchLine, figure } from "./line.js";
 import type { MemorySize } from "./memory.js";
 import { benchModel, benchPlans } from "./plan.js";
-import { startSite, waitFor } from "./site.js";
-import { onStage } from "./stage.js";
+import { startSite } from "./site.js";
+import { onStage, waitFor } from "./stage.js";
 
 const LIMIT_MS = 180_000;
 const MB = 1e6;

@@ -1,9 +1,9 @@
-import { readFile } from "node:fs/promises";
 import { connectFleet } from "./fleet.js";
 import { type BenchLine, figure } from "./line.js";
 import { benchModel, benchPlans } from "./plan.js";
-import { startSite, waitFor } from "./site.js";
-import { onStage } from "./stage.js";
+import { readStatusKib } from "./proc.js";
+import { startSite } from "./site.js";
+import { onStage, waitFor } from "./stage.js";
 
 export type MemorySize = {
   readonly parameters: number;
@@ -56,12 +56,4 @@ function peakOf(devices: number, parameters: number, signal: AbortSignal): Promi
     await waitFor("the Partial arrives", () => upstream.partials.length === 1);
     return readStatusKib(pid, "VmHWM");
   });
-}
-
-/** A process's memory as Linux counts it (proc_pid_status(5)), in KiB. */
-export async function readStatusKib(pid: number, field: "VmHWM" | "VmRSS"): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, "utf8");
-  const found = new RegExp(`^${field}:\\s+(\\d+) kB$`, "m").exec(status);
-  if (found === null) throw new Error(`/proc/${pid}/status has no ${field}`);
-  return Number(found[1]);
 }

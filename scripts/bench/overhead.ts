@@ -2,8 +2,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type BenchLine, figure, median } from "./line.js";
 import { benchModel, GATEWAY, SESSION, SITE } from "./plan.js";
-import { waitFor } from "./site.js";
-import { onStage, type Stage, type TierLine } from "./stage.js";
+import { readCpuMs } from "./proc.js";
+import { onStage, type Stage, type Tier, waitFor } from "./stage.js";
 
 export type OverheadSize = {
   readonly devices: number;
@@ -14,7 +14,10 @@ export type OverheadSize = {
   readonly warmUp: number;
 };
 
+const BENCH = "overhead";
 const LIMIT_MS = 180_000;
+/** Between two looks at the cloud's log: seldom, as a look takes time from what is measured. */
+const LOOK_MS = 200;
 const BAR_MS = 100;
 
 /**
@@ -32,8 +35,11 @@ const stretches = [
   { event: "model-published", tier: "cloud", which: "first", name: "to published" },
 ] as const;
 
+type TierName = "cloud" | "gateway" | "device";
+type Tiers = Readonly<Record<TierName, Tier>>;
+
 /** When an event happened first and last in a round, by `<tier> <event> <round>`. */
-type Times = Map<string, { readonly first: number; last: number }>;
+type Times = ReadonlyMap<string, { readonly first: number; readonly last: number }>;
 
 /**
  * What the system adds to a round: a real cloud, gateway and devices with durable slots, and a
@@ -42,46 +48,71 @@ type Times = Map<string, { readonly first: number; last: number }>;
  */
 export function benchOverhead(size: OverheadSize, signal: AbortSignal): Promise<BenchLine[]> {
   return onStage(LIMIT_MS, signal, async (stage) => {
-    const times: Times = new Map();
-    let end: TierLine | undefined;
-    const note = (tier: string) => (line: TierLine) => {
-      if (line.name === "session-finished" || line.name === "session-failed") end = line;
-      const round = line.round ?? line.model;
-      if (typeof round === "string") noteTime(times, `${tier} ${line.name} ${round}`, line);
-    };
-    const cloudUrl = await startTiers(stage, size, note);
-    await startSession(cloudUrl, size);
-    await waitFor("the session ends", () => end, LIMIT_MS);
-    if (end?.name !== "session-finished") throw new Error(JSON.stringify(end));
-    return report(times, size);
+    const tiers = await startTiers(stage, size);
+    const names = Object.keys(tiers) as TierName[];
+    const readAll = () => Promise.all(names.map((name) => readCpuMs(tiers[name].pid)));
+    await startSession(`http://127.0.0.1:${tiers.cloud.started.httpPort}/api/v1`, size);
+    const ended = async (event: string, model?: string) =>
+      (await tiers.cloud.log()).find(
+        (line) =>
+          line.name === "session-failed" ||
+          (line.name === event && (model === undefined || line.model === model)),
+      );
+    await waitFor(
+      "the warm-up ends",
+      () => ended("model-published", `${SESSION}.${size.warmUp}`),
+      LIMIT_MS,
+      LOOK_MS,
+    );
+    const before = await readAll();
+    const end = await waitFor(
+      "the session ends",
+      () => ended("session-finished"),
+      LIMIT_MS,
+      LOOK_MS,
+    );
+    const after = await readAll();
+    if (end.name !== "session-finished") throw new Error(JSON.stringify(end));
+    const times = await readTimes(tiers);
+    return [
+      ...report(times, size),
+      ...names.map((name, i): BenchLine => {
+        const usedMs = (after[i] as number) - (before[i] as number);
+        const value = figure(usedMs / size.rounds);
+        return { bench: BENCH, case: `processor time a round, ${name} process`, value, unit: "ms" };
+      }),
+    ];
   });
 }
 
-function noteTime(times: Times, key: string, line: TierLine): void {
-  const atMs = Date.parse(String(line.time));
-  const seen = times.get(key);
-  if (seen === undefined) times.set(key, { first: atMs, last: atMs });
-  else seen.last = atMs;
+async function readTimes(tiers: Tiers): Promise<Times> {
+  const times = new Map<string, { first: number; last: number }>();
+  for (const [tier, { log }] of Object.entries(tiers)) {
+    for (const line of await log()) {
+      const round = line.round ?? line.model;
+      if (typeof round !== "string") continue;
+      const key = `${tier} ${line.name} ${round}`;
+      const atMs = Date.parse(String(line.time));
+      const seen = times.get(key);
+      if (seen === undefined) times.set(key, { first: atMs, last: atMs });
+      else seen.last = atMs;
+    }
+  }
+  return times;
 }
 
-async function startTiers(
-  stage: Stage,
-  { devices }: OverheadSize,
-  note: (tier: string) => (line: TierLine) => void,
-): Promise<string> {
+async function startTiers(stage: Stage, { devices }: OverheadSize): Promise<Tiers> {
   const { directory } = stage;
   const cloud = await stage.tier({
     tier: "cloud",
     name: "cloud",
     startedEvent: "cloud-started",
-    onLine: note("cloud"),
     config: { dataDir: join(directory, "cloud"), grpc: { port: 0 }, http: { port: 0 } },
   });
   const gateway = await stage.tier({
     tier: "gateway",
     name: "gateway",
     startedEvent: "gateway-started",
-    onLine: note("gateway"),
     config: {
       site: SITE,
       gateway: GATEWAY,
@@ -90,11 +121,10 @@ async function startTiers(
       upstream: `127.0.0.1:${cloud.started.grpcPort}`,
     },
   });
-  await stage.tier({
+  const device = await stage.tier({
     tier: "device",
     name: "devices",
     startedEvent: "started",
-    onLine: note("device"),
     config: {
       site: SITE,
       gateway: `mqtt://127.0.0.1:${gateway.started.port}`,
@@ -103,7 +133,7 @@ async function startTiers(
       trainer: { module: fileURLToPath(new URL("./trainer.js", import.meta.url)) },
     },
   });
-  return `http://127.0.0.1:${cloud.started.httpPort}/api/v1`;
+  return { cloud, gateway, device };
 }
 
 async function startSession(cloudUrl: string, size: OverheadSize): Promise<void> {
@@ -129,7 +159,6 @@ async function post(url: string, type: string, body: Uint8Array | string): Promi
 }
 
 function report(times: Times, { warmUp, rounds, devices, parameters }: OverheadSize): BenchLine[] {
-  const bench = "overhead";
   const at = (tier: string, event: string, round: number, which: "first" | "last"): number => {
     const seen = times.get(`${tier} ${event} ${SESSION}.${round}`);
     if (seen === undefined) throw new Error(`no ${event} of round ${round} in the ${tier}'s log`);
@@ -139,7 +168,7 @@ function report(times: Times, { warmUp, rounds, devices, parameters }: OverheadS
   const opened = (round: number) => at("cloud", "round-opened", round, "first");
   const published = (round: number) => at("cloud", "model-published", round, "first");
   const ms = (name: string, of: (round: number) => number): BenchLine => ({
-    bench,
+    bench: BENCH,
     case: name,
     value: figure(median(counted.map(of))),
     unit: "ms",

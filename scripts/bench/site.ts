@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { openTestReducer, type TestReducer } from "@tributary/gateway/testing/reducer.js";
 import { GATEWAY, SESSION, SITE } from "./plan.js";
-import type { Stage } from "./stage.js";
+import { type Stage, waitFor } from "./stage.js";
 
 /** A real gateway process under an upstream that takes whatever comes. */
 export type BenchSite = {
@@ -35,13 +35,4 @@ export async function startSite(
   });
   await waitFor("the gateway attaches", () => upstream.attached);
   return { upstream, port: Number(started.port), pid, dataDir };
-}
-
-/** Looks again and again until a condition holds; the stage's limit ends a wait in vain. */
-export async function waitFor(what: string, holds: () => unknown, limitMs = 60_000): Promise<void> {
-  const endMs = performance.now() + limitMs;
-  while (!holds()) {
-    if (performance.now() > endMs) throw new Error(`${what}: not within ${limitMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
 }

@@ -1,9 +1,8 @@
 import { type ChildProcess, fork, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 /** One line of a tier's event log. */
@@ -14,6 +13,8 @@ export type Tier = {
   readonly pid: number;
   /** The line with which it said that it is up. */
   readonly started: TierLine;
+  /** All it has logged. Its log is a file: a pipe's reader would take time from what is measured. */
+  log(): Promise<TierLine[]>;
 };
 
 /** A process of the bench's own that answers commands, one at a time. */
@@ -37,7 +38,6 @@ export type TierOptions = {
   readonly config: object;
   /** The event after which it is up. */
   readonly startedEvent: string;
-  readonly onLine?: (line: TierLine) => void;
 };
 
 const bin = fileURLToPath(new URL("../../bin/tributary.js", import.meta.url));
@@ -97,23 +97,21 @@ function createStage(
 
   return {
     directory,
-    async tier({ tier, name, config, startedEvent, onLine }) {
-      await mkdir(join(directory, "config"), { recursive: true });
-      const file = join(directory, "config", `${name}.json`);
+    async tier({ tier, name, config, startedEvent }) {
+      await mkdir(join(directory, "tiers"), { recursive: true });
+      const file = join(directory, "tiers", `${name}.json`);
       await writeFile(file, JSON.stringify({ ...config, log: "json" }));
+      const logFile = join(directory, "tiers", `${name}.log`);
+      const log = await open(logFile, "a");
       const child = spawn(process.execPath, [bin, tier, "start", "--config", file], {
-        stdio: ["ignore", "pipe", "pipe"],
+        stdio: ["ignore", log.fd, "pipe"],
       });
       own(name, child);
-      const started = await new Promise<TierLine>((resolve) => {
-        createInterface({ input: child.stdout }).on("line", (text) => {
-          if (!text.startsWith("{")) return;
-          const line = JSON.parse(text) as TierLine;
-          if (line.name === startedEvent) resolve(line);
-          onLine?.(line);
-        });
-      });
-      return { pid: child.pid as number, started };
+      await log.close();
+      const started = await waitFor(`${name} starts`, async () =>
+        (await readLog(logFile)).find((line) => line.name === startedEvent),
+      );
+      return { pid: child.pid as number, started, log: () => readLog(logFile) };
     },
     worker(script) {
       const child = fork(fileURLToPath(new URL(script, import.meta.url)), {
@@ -140,4 +138,26 @@ async function end(child: ChildProcess): Promise<void> {
   const timer = setTimeout(() => child.kill("SIGKILL"), STOP_LIMIT_MS);
   await gone;
   clearTimeout(timer);
+}
+
+/** The whole lines of a log. */
+async function readLog(file: string): Promise<TierLine[]> {
+  const lines = (await readFile(file, "utf8")).split("\n").slice(0, -1);
+  return lines.filter((text) => text.startsWith("{")).map((text) => JSON.parse(text) as TierLine);
+}
+
+/** Looks again and again until there is an answer that is not false; throws after `limitMs`. */
+export async function waitFor<T>(
+  what: string,
+  look: () => T | Promise<T>,
+  limitMs = 60_000,
+  pauseMs = 5,
+): Promise<NonNullable<T>> {
+  const endMs = performance.now() + limitMs;
+  for (;;) {
+    const found = await look();
+    if (found !== undefined && found !== null && found !== false) return found;
+    if (performance.now() > endMs) throw new Error(`${what}: not within ${limitMs} ms`);
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+  }
 }
