@@ -22,7 +22,7 @@ export const fullSizes: Sizes = {
     { parameters: 10_000_000, blocks: 8 },
   ],
   ingest: { devices: 8, parameters: 1_000_000, rounds: 15 },
-  overhead: { devices: 10, parameters: 10_000, rounds: 60, warmUp: 10 },
+  overhead: { devices: 10, parameters: 10_000, rounds: 60, warmUp: 40 },
   memory: { parameters: 1_000_000, few: 20, many: 200 },
   "journal-bytes": { parameters: 1_000_000, few: 20, many: 200 },
   idle: { devices: 5_000, devicesPerProcess: 1_250, looks: 5 },
@@ -36,6 +36,6 @@ export const quickSizes: Sizes = {
     { parameters: 1_000_000, blocks: 20 },
   ],
   ingest: { devices: 8, parameters: 1_000_000, rounds: 5 },
-  overhead: { devices: 10, parameters: 10_000, rounds: 30, warmUp: 5 },
+  overhead: { devices: 10, parameters: 10_000, rounds: 30, warmUp: 10 },
   idle: { devices: 1_000, devicesPerProcess: 500, looks: 1 },
 };
