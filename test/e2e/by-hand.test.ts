@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -16,11 +16,14 @@ const root = fileURLToPath(new URL("../../..", import.meta.url));
 
 test("what the README shows of these files is what this test runs", async () => {
   const readme = await readFile(join(root, "README.md"), "utf8");
+  const shown: string[] = [];
   for (const [, name = "", text] of readme.matchAll(
     /```\w+\n(?:#|\/\/) ([\w-]+\.\w+)\n(.*?)```/gs,
   )) {
     assert.equal(text, await readFile(join(files, name), "utf8"), `${name} in README.md`);
+    shown.push(name);
   }
+  assert.deepEqual(shown.sort(), (await readdir(files)).sort());
 });
 
 test("three processes by hand: start, import, train, look, download, stop, predict offline", async () => {
