@@ -29,7 +29,7 @@ export type Stage = {
   tier(options: TierOptions): Promise<Tier>;
   worker(script: string): Worker;
   /** Called at the end, last opened first. */
-  onClose(close: () => Promise<unknown> | unknown): void;
+  onClose(close: () => Promise<void> | void): void;
 };
 
 export type TierOptions = {
@@ -53,7 +53,7 @@ export async function onStage<T>(
   signal: AbortSignal,
   run: (stage: Stage) => Promise<T>,
 ): Promise<T> {
-  const closing: (() => Promise<unknown> | unknown)[] = [];
+  const closing: (() => Promise<void> | void)[] = [];
   let fail: (error: Error) => void = () => {};
   const failed = new Promise<never>((_, reject) => {
     fail = reject;
@@ -76,7 +76,7 @@ export async function onStage<T>(
 
 function createStage(
   directory: string,
-  closing: (() => Promise<unknown> | unknown)[],
+  closing: (() => Promise<void> | void)[],
   fail: (error: Error) => void,
 ): Stage {
   const own = (name: string, child: ChildProcess) => {
