@@ -132,7 +132,11 @@ test("`model activate` rolls back by hand: the open round stops, the next one st
   await assertModel("rolled.4", fedAvg(one, 4, fleet, bitsOf));
   assert.equal((await cloud.api.model("rolled.4")).parent, "rolled.1");
   const merged = await mergedBy(cloud.api, "rolled");
-  assert.deepEqual([...merged.keys()].sort(), [1, 2, 4], "nothing of round 3 is in a model");
+  assert.deepEqual(
+    merged.map(([round]) => round),
+    [1, 2, 4],
+    "nothing of round 3 is in a model",
+  );
   await fleetHere.close();
 });
 
@@ -155,7 +159,7 @@ test("weights that are not finite never reach a model", async () => {
   }
   const both = ["lathe", "press"];
   assert.deepEqual(
-    [...(await mergedBy(cloud.api, "nan"))].sort(),
+    await mergedBy(cloud.api, "nan"),
     [1, 2].map((round) => [round, both]),
   );
   assert.equal((await firstOf(cloud.api.models({ session: "nan" }))).length, 2);

@@ -192,10 +192,13 @@ test("a Partial whose receipt was lost is not sent or counted a second time", as
     assert.deepEqual(await weightsOf(cloud.api, `mute.${round}`), model.values);
   }
   const books = await firstOf(cloud.api.contributions("mute"));
-  assert.deepEqual(books.map(({ round, outcome }) => [round, outcome]).sort(), [
-    [1, "model"],
-    [2, "model"],
-  ]);
+  assert.deepEqual(
+    books.map(({ round, outcome }) => [round, outcome]),
+    [
+      [1, "model"],
+      [2, "model"],
+    ],
+  );
   await device.close();
   await gateway.close();
 });

@@ -169,12 +169,15 @@ export async function finished(api: Api, session: string): Promise<SessionView> 
   return view;
 }
 
-/** Who is in the model of each round, from the cloud's books; sorted by device. */
-export async function mergedBy(api: Api, session: string): Promise<Map<number, string[]>> {
+/** Who is in the model of each round, from the cloud's books: round and devices, both in order. */
+export async function mergedBy(
+  api: Api,
+  session: string,
+): Promise<readonly (readonly [round: number, devices: readonly string[]])[]> {
   const rounds = new Map<number, string[]>();
   for (const row of await firstOf(api.contributions(session), Number.POSITIVE_INFINITY)) {
     if (row.outcome !== "model") continue;
     rounds.set(row.round, [...(rounds.get(row.round) ?? []), row.device].sort());
   }
-  return rounds;
+  return [...rounds].sort(([a], [b]) => a - b);
 }

@@ -43,12 +43,12 @@ export function startTier(
   const log = createEventLog<Line>(`${who} (${child.pid})`);
   createInterface({ input: child.stdout }).on("line", (text) => {
     if (text.startsWith("{")) log.add(JSON.parse(text) as Line);
-    else console.error(`${who}: ${text}`);
+    else process.stderr.write(`${who}: ${text}\n`);
   });
   const gone = once(child, "close");
   let asked = false;
   void gone.then(([code, signal]) => {
-    if (!asked) console.error(`${who} ended unasked: ${code ?? signal}`);
+    if (!asked) process.stderr.write(`${who} ended unasked: ${code ?? signal}\n`);
   });
   return {
     pid: child.pid ?? 0,
