@@ -52,7 +52,7 @@ export type CloudEvent =
       tookMs: number;
     }
   | {
-      level: "info";
+      level: "debug";
       name: "round-progress";
       session: string;
       round: string;

@@ -319,7 +319,7 @@ export function createSessionActor(
       if (live?.row.id !== round) return;
       const figures = { offered, folded, declined, sealed };
       live.figures(gateway, figures);
-      events({ level: "info", name: "round-progress", session, round, gateway, ...figures });
+      events({ level: "debug", name: "round-progress", session, round, gateway, ...figures });
       if (sealed && folded === 0) standing(gateway, round, "empty");
     },
     planRefused(gateway, { round, code, message }) {
