@@ -287,6 +287,26 @@ describe("a disk", () => {
     assert.equal(reducer.partials[0]?.weight, 10n);
   });
 
+  it("that is full when a round opens leaves nothing of it for the next start", async () => {
+    const disk = memoryDisk();
+    const reducer = await stage.reducer();
+    const dir = await stage.dataDir();
+    const first = await stage.gateway(dir, reducer.address, {}, { disk });
+    await stage.device(first, "dev-a");
+    await reported(reducer, 1);
+    disk.fail("full");
+    reducer.openRound(samplePlan(), ["dev-a"]);
+    await until("it is refused", () => reducer.heard("planRefused").length === 1);
+    assert.equal(reducer.heard("planRefused")[0]?.code, "storage-failed");
+    await first.close();
+    disk.fail("none");
+    const second = await stage.gateway(dir, reducer.address, {}, { disk });
+    assert.deepEqual(
+      second.events.filter(({ name }) => name === "round-opened" || name === "round-resumed"),
+      [],
+    );
+  });
+
   it("whose budget is used up refuses at the header", async () => {
     const { reducer, devices } = await site(["dev-a"], { budgetBytes: 1024 * 1024 });
     const [a] = devices as [(typeof devices)[0]];

@@ -18,7 +18,12 @@ type Said = {
 };
 
 function bench(
-  changes: { slots?: number; ledger?: Map<string, string>; check?: () => Refusal } = {},
+  changes: {
+    slots?: number;
+    ledger?: Pick<Map<string, string>, "get">;
+    check?: () => Refusal;
+    commit?: () => Promise<Verdict<object>>;
+  } = {},
 ) {
   const said: Said[] = [];
   const replies: Replies = {
@@ -56,7 +61,8 @@ function bench(
       facts: (name) => (name === plan.round ? view : name === "old.1" ? "sealed" : undefined),
       recall: async (_, device) => changes.ledger?.get(device),
       check: () => (changes.check?.() ?? { ok: true }) as { ok: true },
-      commit: (update) => new Promise((settle) => commits.push({ update, settle })),
+      commit: (update) =>
+        changes.commit?.() ?? new Promise((settle) => commits.push({ update, settle })),
     },
   });
   const send = (device: string, { begin, payload }: SampleUpdate, from = 0, size = 128) => {
@@ -96,6 +102,30 @@ describe("an upload", () => {
     assert.equal(last()?.code, "storage-failed");
     ingest.begin("a", a.begin);
     assert.equal(last()?.kind, "grant");
+  });
+
+  it("whose commit breaks is refused for now, and can come again", async () => {
+    const { ingest, last, send } = bench({ commit: () => Promise.reject(new Error("broken")) });
+    const a = update("a");
+    ingest.begin("a", a.begin);
+    send("a", a);
+    await turn();
+    assert.equal(last()?.code, "storage-failed");
+    ingest.begin("a", a.begin);
+    assert.equal(last()?.kind, "grant");
+  });
+
+  it("of a round whose ledger cannot be read is held, not dropped", async () => {
+    const unreadable = {
+      get: () => {
+        throw new Error("unreadable");
+      },
+    };
+    const { ingest, last } = bench({ ledger: unreadable });
+    const a = update("a");
+    ingest.begin("a", { ...a.begin, round: "old.1" });
+    await turn();
+    assert.equal(last()?.code, "storage-failed");
   });
 
   it("takes no chunk out of order, twice, or without a grant", () => {
@@ -224,6 +254,23 @@ describe("slots", () => {
         ["b", "grant"],
       ],
     );
+  });
+
+  it("are watched also when they were given after the sweep found none", async () => {
+    const { ingest, said, clock, commits, send } = bench({ slots: 1 });
+    const [a, b, c] = [update("a"), update("b"), update("c")];
+    ingest.begin("a", a.begin);
+    ingest.begin("b", b.begin);
+    ingest.begin("c", c.begin);
+    send("a", a);
+    // The sweep comes while the only upload is being committed: it finds nothing to watch.
+    clock.advance(600);
+    commits[0]?.settle({ ok: true });
+    await turn();
+    assert.deepEqual(said.at(-1), { device: "b", kind: "grant", offset: 0 });
+    clock.advance(5_000);
+    assert.ok(said.some(({ device, code }) => device === "b" && code === "not-granted"));
+    assert.ok(said.some(({ device, kind }) => device === "c" && kind === "grant"));
   });
 
   it("of a device that left go to one that waits, else are kept for its return", () => {

@@ -127,7 +127,14 @@ export function createIngest(options: IngestOptions): Ingest {
 
   /** A round that is gone may still owe a receipt: the ledger outlives it. */
   async function answerFromLedger(device: string, begin: Begin, refusal: Refusal): Promise<void> {
-    const held = await rounds.recall(begin.round, device).catch(() => undefined);
+    let held: string | undefined;
+    try {
+      held = await rounds.recall(begin.round, device);
+    } catch {
+      // Unread is not unknown: a final refusal would make the device drop what may be in the sum.
+      const unread = refuse("storage-failed", "the ledger cannot be read now; hold the update");
+      return refuseBegin(device, begin, unread);
+    }
     const verdict = held === undefined ? refusal : repeatOrConflict(held, begin);
     if (verdict.ok) replies.repeatReceipt(device, begin.round, begin.digest);
     else refuseBegin(device, begin, verdict);
@@ -150,6 +157,7 @@ export function createIngest(options: IngestOptions): Ingest {
       offset: upload.received,
       windowBytes: limits.windowBytes,
     });
+    watchIdle();
   }
 
   /** Gives free slots to those who wait, in order; whoever left during an upload makes room. */
@@ -173,7 +181,6 @@ export function createIngest(options: IngestOptions): Ingest {
       granted.add(upload);
       grant(upload);
     }
-    watchIdle();
   }
 
   function watchIdle(): void {
@@ -222,7 +229,8 @@ export function createIngest(options: IngestOptions): Ingest {
     const view = rounds.facts(begin.round);
     if (view === undefined || view === "sealed" || !view.open) {
       forget(upload);
-      return refuseBegin(device, begin, refuse("round-closed", "the round has sealed"));
+      refuseBegin(device, begin, refuse("round-closed", "the round has sealed"));
+      return pump();
     }
     upload.phase = "committing";
     granted.delete(upload);
@@ -233,12 +241,16 @@ export function createIngest(options: IngestOptions): Ingest {
       pump();
     };
     const payload = upload.buffer?.subarray(0, begin.bytes) ?? none;
-    void rounds.commit({ round: begin.round, device, begin, payload, release }).then((verdict) => {
-      forget(upload);
-      if (verdict.ok) replies.receipt(device, begin.round, begin.digest);
-      else refuseBegin(device, begin, verdict);
-      pump();
-    });
+    const failed = refuse("storage-failed", "the gateway could not take the update; hold it");
+    void rounds
+      .commit({ round: begin.round, device, begin, payload, release })
+      .catch(() => failed)
+      .then((verdict) => {
+        forget(upload);
+        if (verdict.ok) replies.receipt(device, begin.round, begin.digest);
+        else refuseBegin(device, begin, verdict);
+        pump();
+      });
   }
 
   return {

@@ -207,8 +207,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       deadlineAtMs: clock.nowMs() + remainingMs,
     };
     try {
-      await store.putRound(record);
-      await start(plan, record, remainingMs);
+      await start(plan, record, remainingMs, () => store.putRound(record));
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
       return refusePlan(name, refuse("storage-failed", message));
@@ -221,7 +220,13 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     options.onPlanRefused(round, refusal);
   }
 
-  async function start(plan: Plan, record: RoundRecord, remainingMs: number): Promise<void> {
+  /** `keep` makes a new round known to the next start; where that fails nothing is left of it. */
+  async function start(
+    plan: Plan,
+    record: RoundRecord,
+    remainingMs: number,
+    keep?: () => Promise<void>,
+  ): Promise<void> {
     const name = plan.round;
     const combine = await openCombine({
       disk,
@@ -232,6 +237,12 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       random: options.random,
       uploading: options.uploading,
     });
+    try {
+      await keep?.();
+    } catch (cause) {
+      await combine.remove().catch(() => {});
+      throw cause;
+    }
     const asks = new Map<string, "offered" | "declined" | "folded">(await store.asks(name));
     const resumed = asks.size > 0 || combine.digests.size > 0;
     for (const device of combine.digests.keys()) asks.set(device, "folded");

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
@@ -39,6 +40,17 @@ describe("the store", () => {
     assert.deepEqual(await second.outbox(), [entry(1, "s.1")]);
     await second.removePartial(1);
     assert.equal(await second.nextSequence(), 2);
+  });
+
+  it("says what keeps it from opening", async () => {
+    const dir = await temporary.dir();
+    await writeFile(join(dir, "index"), "no directory");
+    await assert.rejects(temporary.store(dir), (error: unknown) => {
+      assert.ok(error instanceof TributaryError);
+      assert.equal(error.code, "store-failed");
+      assert.match(error.message, /index cannot be opened: /);
+      return true;
+    });
   });
 
   it("moves a round from open to sealed in one step", async () => {

@@ -218,7 +218,12 @@ async function openTable(path: string) {
 
   async function open(): Promise<Database> {
     const fresh = createDatabase(path);
-    await fresh.open();
+    await fresh.open().catch((cause: unknown) => {
+      // LevelDB's own error says only that it is not open; what stopped it is the cause.
+      const why = describe(cause instanceof Error ? (cause.cause ?? cause) : cause);
+      const message = `the store ${path} cannot be opened: ${why}`;
+      throw new TributaryError("store-failed", message, { retryable: true, cause });
+    });
     database = fresh;
     return fresh;
   }

@@ -23,6 +23,7 @@ export function exitCodeOf(error: unknown): number {
   if (
     error.code.startsWith("disk-") ||
     error.code.startsWith("journal-") ||
+    error.code === "store-failed" ||
     error.code === "data-dir-locked"
   ) {
     return exitCodes.cannotWrite;
