@@ -37,6 +37,7 @@ function bench(
   };
   const clock = createManualClock();
   const commits: { update: Update; settle: (verdict: Verdict<object>) => void }[] = [];
+  const refusals: string[] = [];
   const round = { open: true, weight: 0 };
   const view: RoundView = {
     plan,
@@ -61,6 +62,7 @@ function bench(
       facts: (name) => (name === plan.round ? view : name === "old.1" ? "sealed" : undefined),
       recall: async (_, device) => changes.ledger?.get(device),
       check: () => (changes.check?.() ?? { ok: true }) as { ok: true },
+      refused: (_, device, code) => void refusals.push(`${device} ${code}`),
       commit: (update) =>
         changes.commit?.() ?? new Promise((settle) => commits.push({ update, settle })),
     },
@@ -71,7 +73,7 @@ function bench(
     }
   };
   const last = () => said.at(-1);
-  return { ingest, said, last, clock, commits, round, send };
+  return { ingest, said, last, clock, commits, round, send, refusals };
 }
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
@@ -126,6 +128,22 @@ describe("an upload", () => {
     ingest.begin("a", { ...a.begin, round: "old.1" });
     await turn();
     assert.equal(last()?.code, "storage-failed");
+  });
+
+  it("that is refused for good is an answer; one that may come again is not", async () => {
+    const outOfRange = () => refuse("out-of-range", "too large") as Refusal;
+    const { ingest, commits, send, refusals } = bench({ check: outOfRange });
+    const [a, b, c] = [update("a"), update("b"), update("c")];
+    ingest.begin("a", a.begin);
+    send("a", a, 0, a.payload.length);
+    ingest.begin("b", { ...b.begin, samples: 0.5 });
+    ingest.begin("c", { ...c.begin, gateway: "gw-2" });
+    assert.deepEqual(refusals, ["a out-of-range", "b bad-sample-count"]);
+    const calm = bench();
+    calm.ingest.begin("a", a.begin);
+    calm.send("a", { ...a, payload: Uint8Array.from(a.payload).fill(1, 200, 201) });
+    assert.equal(calm.last()?.code, "digest-mismatch");
+    assert.deepEqual([calm.refusals, commits], [[], []]);
   });
 
   it("takes no chunk out of order, twice, or without a grant", () => {

@@ -2,6 +2,7 @@ import type { CheckRefusal } from "@tributary/proto/algebra/accumulator.js";
 import { bytesPerValue } from "@tributary/proto/algebra/grid.js";
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import { createHasher, type Hasher } from "@tributary/proto/host/digest.js";
+import { type Code, isRetryable } from "@tributary/proto/wire/codes.js";
 import type { Begin } from "@tributary/proto/wire/device-link.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { updatePreimage } from "@tributary/proto/wire/update.js";
@@ -37,6 +38,8 @@ export type RoundSource = {
   check(round: string, piece: Uint8Array, byteOffset: number): { ok: true } | CheckRefusal;
   /** Resolves with ok once the update is durable. */
   commit(update: Update): Promise<Verdict<object>>;
+  /** The device's update was refused for good: the round need not wait for it. */
+  refused(round: string, device: string, code: Code): void;
 };
 
 export type RoundView = {
@@ -123,6 +126,12 @@ export function createIngest(options: IngestOptions): Ingest {
 
   function refuseBegin(device: string, begin: Begin, refusal: Refusal): void {
     replies.refuse(device, "begin", refusal, { round: begin.round });
+    noteRefusal(device, begin.round, refusal);
+  }
+
+  /** An update for another gateway says nothing about the one that this gateway asked for. */
+  function noteRefusal(device: string, round: string, { code }: Refusal): void {
+    if (!isRetryable(code) && code !== "wrong-gateway") rounds.refused(round, device, code);
   }
 
   /** A round that is gone may still owe a receipt: the ledger outlives it. */
@@ -307,6 +316,7 @@ export function createIngest(options: IngestOptions): Ingest {
       if (!checked.ok) {
         forget(upload);
         replies.refuse(device, "chunk", checked, { round });
+        noteRefusal(device, round, checked);
         return pump();
       }
       upload.hasher.update(bytes);

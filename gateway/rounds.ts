@@ -277,6 +277,14 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     });
   }
 
+  /** The round stops waiting for the device; an update that comes all the same is still taken. */
+  function decline(round: Round, device: string, code: string): void {
+    const name = round.plan.round;
+    events({ level: "info", name: "device-declined", round: name, device, code });
+    noteAsks(name, [device], "declined");
+    apply(round, { type: "declined", device });
+  }
+
   function facts(name: string): RoundView | "sealed" | undefined {
     const round = rounds.get(name);
     if (round === undefined) return sealed.get(name) !== undefined ? "sealed" : undefined;
@@ -356,9 +364,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       if (!round.state.asks.has(device)) {
         return refuse("not-offered", `round ${name} was not offered to ${device}`);
       }
-      events({ level: "info", name: "device-declined", round: name, device, code });
-      noteAsks(name, [device], "declined");
-      apply(round, { type: "declined", device });
+      decline(round, device, code);
       return { ok: true };
     },
     facts,
@@ -368,6 +374,10 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       return round === undefined ? { ok: true } : round.combine.check(piece, byteOffset);
     },
     commit,
+    refused(name, device, code) {
+      const round = rounds.get(name);
+      if (round?.state.asks.get(device) === "offered") decline(round, device, code);
+    },
     progress() {
       const open = [...rounds.values()].map(({ state }) => progressOf(state, false));
       return [...open, ...sealed.awaited().map((record) => progressOf(record, true))];

@@ -122,7 +122,10 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
   return {
     async start() {
       lock = await lockOf(options);
-      const held = await restore();
+      const held = await restore().catch(async (cause: unknown) => {
+        await lock?.release();
+        throw cause;
+      });
       const model = models.good()?.id;
       const kept = { ...(model && { model }), ...(held && { held }) };
       report({ level: "info", name: "started", ...kept });

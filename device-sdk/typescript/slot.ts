@@ -1,6 +1,7 @@
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { beginSchema } from "@tributary/proto/wire/device-link.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { z } from "zod";
@@ -75,6 +76,16 @@ function encodeSlot(device: string, update: Update): readonly Uint8Array[] {
   return [prefix, header, payload];
 }
 
+/** Going on would write over an update that a newer version still owes to its gateway. */
+function refuseNewer(header: unknown): void {
+  const version = (header as { version?: unknown } | null)?.version;
+  if (typeof version !== "number" || version <= VERSION) return;
+  throw new TributaryError(
+    "store-version",
+    `the file ${FILE} is of slot version ${version}; this program reads up to version ${VERSION}. Run the version that wrote it.`,
+  );
+}
+
 function decodeSlot(
   device: string,
   bytes: Uint8Array,
@@ -89,6 +100,7 @@ function decodeSlot(
     items: wire.headerItems,
   });
   if (!cbor.ok) return bad(`is damaged: ${cbor.message}`);
+  refuseNewer(cbor.value);
   const header = headerSchema.safeParse(cbor.value);
   if (!header.success) return bad("has a header that this version does not read");
   if (header.data.device !== device) return bad(`holds an update of ${header.data.device}`);
