@@ -20,15 +20,17 @@ export const exitCodes = {
 export function exitCodeOf(error: unknown): number {
   if (!(error instanceof TributaryError)) return exitCodes.internal;
   if (error.code.startsWith("config-")) return exitCodes.config;
+  if (["link-failed", "port-in-use", "store-unreachable"].includes(error.code)) {
+    return exitCodes.unavailable;
+  }
   if (
     error.code.startsWith("disk-") ||
     error.code.startsWith("journal-") ||
-    error.code === "store-failed" ||
+    error.code.startsWith("store-") ||
     error.code === "data-dir-locked"
   ) {
     return exitCodes.cannotWrite;
   }
-  if (error.code === "link-failed" || error.code === "port-in-use") return exitCodes.unavailable;
   return exitCodes.internal;
 }
 

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { describeError, exitCodes } from "@tributary/proto/host/process.js";
@@ -21,7 +21,12 @@ async function main(argv: readonly string[]): Promise<number> {
   let options: PilotOptions;
   try {
     options = readOptions(argv);
+    if (options.report !== undefined) await checkWritable(options.report);
   } catch (error) {
+    if (isSystemError(error)) {
+      process.stderr.write(`pilot: the report cannot be written: ${error.message}\n`);
+      return exitCodes.cannotWrite;
+    }
     if (!(error instanceof CommanderError)) throw error;
     return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
   }
@@ -73,7 +78,7 @@ function createMode(options: PilotOptions, directory: string): Promise<Mode> {
     : createCsvMode({ ...options, csv, directory });
 }
 
-/** SIGINT and SIGTERM end every process of the floor, then this one. */
+/** SIGINT, SIGTERM and SIGHUP end every process of the floor, then this one. */
 function onInterruption(
   view: ProgressView,
   processes: Processes,
@@ -81,7 +86,8 @@ function onInterruption(
 ): { happened: boolean } {
   const interruption = { happened: false };
   const stop = async () => {
-    if (interruption.happened) process.exit(exitCodes.interrupted);
+    // A second signal changes nothing: the processes are being ended, each within a limit.
+    if (interruption.happened) return;
     interruption.happened = true;
     view.note("stopping the processes");
     processes.onUnexpectedEnd(() => {});
@@ -89,8 +95,9 @@ function onInterruption(
     await cleanUp();
     process.exit(exitCodes.interrupted);
   };
-  process.on("SIGINT", () => void stop());
-  process.on("SIGTERM", () => void stop());
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.on(signal, () => void stop());
+  }
   return interruption;
 }
 
@@ -104,6 +111,16 @@ async function write(report: PilotReport, file: string | undefined): Promise<voi
   await writeFile(jsonFile, `${JSON.stringify(report, undefined, 2)}\n`);
   await writeFile(htmlFile, reportHtml(report));
   process.stdout.write(summary(report, jsonFile, htmlFile));
+}
+
+/** Before anything starts: a run of minutes may not end without its report. */
+async function checkWritable(file: string): Promise<void> {
+  await made(dirname(resolve(file)));
+  await (await open(file, "a")).close();
+}
+
+function isSystemError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && "syscall" in error;
 }
 
 async function made(folder: string): Promise<string> {

@@ -55,6 +55,11 @@ export function readOptions(argv: readonly string[]): PilotOptions {
     .allowExcessArguments(false)
     .exitOverride();
   const given = command.parse([...argv], { from: "user" }).opts();
+  const isGiven = (option: string) => command.getOptionValueSource(option) === "cli";
+  if (given.csv !== undefined && (isGiven("sites") || isGiven("devices"))) {
+    command.error("error: --csv takes its sites and devices from the folders and files");
+  }
+  if (given.csv === undefined && isGiven("ignore")) command.error("error: --ignore needs --csv");
   return {
     rounds: given.rounds,
     sites: given.sites,

@@ -138,7 +138,7 @@ function watch(
 }
 
 function portOf(seen: ReadonlyMap<string, TierLine>): { port?: number } {
-  const port = seen.get("listening")?.port;
+  const port = seen.get("gateway-started")?.port ?? seen.get("cloud-started")?.grpcPort;
   return typeof port === "number" ? { port } : {};
 }
 

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { findLogs, uniqueIds } from "./logs.js";
-import { readHeader, readRows } from "./table.js";
+import { countRows, readHeader, readRows } from "./table.js";
 
 let dir = "";
 beforeEach(async () => {
@@ -39,6 +39,7 @@ test("either separator, a byte order mark and CRLF are read", async () => {
   assert.deepEqual((await readHeader(semicolons, [])).sensors, ["flow", "temp"]);
   assert.deepEqual((await readHeader(commas, [])).sensors, ["flow, raw", "temp"]);
   const rows = await readRows(semicolons, ["temp", "flow"]);
+  assert.equal(await countRows(semicolons), 60);
   assert.equal(rows.rows, 60);
   assert.deepEqual([...rows.values.subarray(0, 6)], [0, 0, 2, 1, 4, 2]);
   assert.equal(rows.labels, undefined);
@@ -48,14 +49,14 @@ test("labels, change points, ignored and time columns are never inputs", async (
   const path = await file(
     "a.csv",
     log(
-      "timestamp;flow;id;anomaly;changepoint",
+      "timestamp;flow;id;Anomaly;ChangePoint",
       60,
       (i) => `${i};${i};7;${i > 50 ? "1.0" : "0.0"};0.0`,
     ),
   );
   const header = await readHeader(path, ["id"]);
   assert.deepEqual(header.sensors, ["flow"]);
-  assert.deepEqual(header.unused, ["timestamp", "id", "changepoint"]);
+  assert.deepEqual(header.unused, ["timestamp", "id", "ChangePoint"]);
   const { labels } = await readRows(path, ["flow"]);
   assert.equal(
     labels?.reduce((sum, label) => sum + label, 0),
@@ -161,5 +162,14 @@ test("folders without logs, without common sensors or not there are refused", as
     "b/1.csv",
     log("time,temp", 60, (i) => `t,${i}`),
   );
-  await assert.rejects(findLogs(dir, []), /share no column of numbers/);
+  await assert.rejects(findLogs(dir, []), /no column of numbers .* all files share/);
+});
+
+test("a column to ignore that no file has is a slip, and named", async () => {
+  await file(
+    "a/1.csv",
+    log("time,flow,temp", 60, (i) => `t,${i},${i}`),
+  );
+  assert.deepEqual((await findLogs(dir, ["temp"])).sensors, ["flow"]);
+  await assert.rejects(findLogs(dir, ["tmep"]), /no file has the column "tmep"/);
 });

@@ -94,8 +94,14 @@ async function commonSensors(
     for (const name of [...header.sensors, ...header.unused]) all.add(name);
     sensors = sensors?.filter((name) => header.sensors.includes(name)) ?? header.sensors;
     if (sensors.length === 0) {
-      throw new LogError(`${dir}: up to ${file} the files share no column of numbers`);
+      throw new LogError(
+        `${file}: no column of numbers (with decimal points) is left that all files share`,
+      );
     }
+  }
+  const unknown = ignored.find((name) => !all.has(name) && name !== "anomaly");
+  if (unknown !== undefined) {
+    throw new LogError(`${dir}: no file has the column "${unknown}" that --ignore names`);
   }
   const common = sensors ?? [];
   if (common.length > logLimits.sensors) {

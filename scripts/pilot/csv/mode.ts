@@ -15,7 +15,7 @@ import {
 } from "../trainers/statistics.js";
 import { type Confusion, detection, pooled, thresholdRule } from "./detection.js";
 import { findLogs, type LogDevice } from "./logs.js";
-import { readRows } from "./table.js";
+import { countRows } from "./table.js";
 
 type CsvRun = {
   readonly csv: string;
@@ -62,7 +62,7 @@ export async function createCsvMode(run: CsvRun): Promise<Mode> {
         gateway: `gateway-${site}`,
         devices: await Promise.all(
           members.map(async (device) => {
-            const { rows } = await readRows(device.file, logs.sensors);
+            const rows = await countRows(device.file);
             return {
               device: device.device,
               holds: device.shown,
@@ -170,8 +170,13 @@ function anomalyReport(
       rows: result.testRows,
       labelled: result.labelled,
       alarms: result.alarms,
-      ...(result.federated === undefined ? {} : { federated: detection(result.federated) }),
-      ...(result.localOnly === undefined ? {} : { localOnly: detection(result.localOnly) }),
+      ...(hasAnomalies(result.federated) ? { federated: detection(result.federated) } : {}),
+      ...(hasAnomalies(result.localOnly) ? { localOnly: detection(result.localOnly) } : {}),
     })),
   };
+}
+
+/** Without an anomaly to find there is neither F1 nor a share of missed ones. */
+function hasAnomalies(counts: Confusion | undefined): counts is Confusion {
+  return counts !== undefined && counts.tp + counts.fn > 0;
 }

@@ -12,7 +12,15 @@ export class LogError extends Error {
 const LABEL = "anomaly";
 /** Columns that say when or what, and never are inputs. */
 const neverInputs = new Set(["changepoint", LABEL]);
-const timeName = /^(date|time|datetime|timestamp|date[_ ]?time|ts|t|zeit)$/i;
+const timeName = /^(date|time|datetime|timestamp|date[_ ]?time|ts|zeit)$/i;
+
+function isNeverInput(name: string): boolean {
+  return neverInputs.has(name.toLowerCase()) || timeName.test(name);
+}
+
+function isLabel(name: string): boolean {
+  return name.toLowerCase() === LABEL;
+}
 
 export type LogHeader = {
   readonly separator: ";" | ",";
@@ -38,15 +46,14 @@ export async function readHeader(file: string, ignored: readonly string[]): Prom
     rows.every((row) => isNumberOrMissing(row[at])) && rows.some((row) => !isMissing(row[at]));
   const excluded = new Set(ignored);
   const sensors = columns.filter(
-    (name, at) =>
-      !neverInputs.has(name) && !timeName.test(name) && !excluded.has(name) && isNumeric(at),
+    (name, at) => !isNeverInput(name) && !excluded.has(name) && isNumeric(at),
   );
   return {
     separator,
     columns,
     sensors,
-    unused: columns.filter((name) => !sensors.includes(name) && name !== LABEL),
-    hasLabel: columns.includes(LABEL),
+    unused: columns.filter((name) => !sensors.includes(name) && !isLabel(name)),
+    hasLabel: columns.some(isLabel),
   };
 }
 
@@ -134,7 +141,7 @@ export async function readRows(file: string, sensors: readonly string[]): Promis
     if (at < 0) throw new LogError(`${file}: no column "${name}"`);
     return at;
   });
-  const labelAt = columns.indexOf(LABEL);
+  const labelAt = columns.findIndex(isLabel);
   const values: number[] = [];
   const labels: number[] = [];
   let line = 1;
@@ -212,4 +219,18 @@ function firstNumber(values: Float64Array, sensor: number, sensors: number): num
     if (!Number.isNaN(value)) return value;
   }
   return 0;
+}
+
+/** Rows below the header, counted by line ends: no value is looked at. */
+export async function countRows(file: string): Promise<number> {
+  let lines = 0;
+  let last = 0;
+  for await (const piece of createReadStream(file) as AsyncIterable<Uint8Array>) {
+    for (const byte of piece) {
+      // Blank lines are no rows.
+      if (byte === 10 && last !== 10) lines++;
+      if (byte !== 13) last = byte;
+    }
+  }
+  return Math.max(0, lines + (last === 10 ? 0 : 1) - 1);
 }

@@ -75,3 +75,18 @@ test("a link that is still cut at the end is restored", async () => {
   await schedule.finish();
   assert.deepEqual(calls, ["cut 1", "restore 1"]);
 });
+
+test("a cut that begins late still lasts its rounds", () => {
+  const { calls, targets } = floor(3);
+  const schedule = createFaultSchedule(
+    planFaults(30, 3),
+    targets,
+    () => 0,
+    () => {},
+  );
+  schedule.step({ round: 17, isMidRound: () => true });
+  schedule.step({ round: 20, isMidRound: () => false });
+  assert.deepEqual(calls, ["cut 1"]);
+  schedule.step({ round: 21, isMidRound: () => false });
+  assert.deepEqual(calls, ["cut 1", "restore 1"]);
+});

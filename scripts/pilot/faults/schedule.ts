@@ -68,6 +68,7 @@ export function createFaultSchedule(
 ): FaultSchedule {
   const entries: FaultEntry[] = [];
   let cutState: "before" | "cut" | "after" = "before";
+  let restoreRound = plan.cut.toRound;
   let killState: "before" | "killed" | "after" = "before";
   let killing: Promise<void> = Promise.resolve();
   const at = (site: number): FaultTarget => {
@@ -120,8 +121,10 @@ export function createFaultSchedule(
         moment.isMidRound(plan.cut.site)
       ) {
         cut();
+        // Counted from the round it really began in: a fast run may be past the planned one.
+        restoreRound = moment.round + plan.cut.toRound - plan.cut.fromRound;
       }
-      if (cutState === "cut" && moment.round >= plan.cut.toRound) restore();
+      if (cutState === "cut" && moment.round >= restoreRound) restore();
       if (
         killState === "before" &&
         moment.round >= plan.kill.inRound &&

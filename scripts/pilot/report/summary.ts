@@ -57,18 +57,35 @@ function faultText(fault: PilotReport["faults"][number]): string {
 
 function anomalyRows({ anomaly }: PilotReport): [string, string][] {
   if (anomaly === undefined) return [];
+  const rate = (share: number) => `${(share * 100).toFixed(1)} %`;
   const shown = [
     ["federated", anomaly.federated],
     ["local only", anomaly.localOnly],
   ] as const;
-  return shown.flatMap(([name, detection]): [string, string][] =>
+  const quality = shown.flatMap(([name, detection]): [string, string][] =>
     detection === undefined
       ? []
       : [
           [
             name,
-            `F1 ${detection.f1.toFixed(3)}, false alarms ${(detection.falseAlarmRate * 100).toFixed(1)} %, missed ${(detection.missedAlarmRate * 100).toFixed(1)} %`,
+            `F1 ${detection.f1.toFixed(3)}, false alarms ${rate(detection.falseAlarmRate)}, missed ${rate(detection.missedAlarmRate)}`,
           ],
         ],
   );
+  const alarms = anomaly.devices.reduce((sum, device) => sum + device.alarms, 0);
+  const rows = anomaly.devices.reduce((sum, device) => sum + device.rows, 0);
+  return [
+    ...quality,
+    ...(quality.length > 0
+      ? []
+      : [["quality", "not known: no log has labels"] as [string, string]]),
+    ["alarms", `${alarms} of ${rows} test rows`],
+    ["sensors", cut(anomaly.sensors.join(", "))],
+    ["other columns", cut(anomaly.unusedColumns.join(", ") || "none")],
+  ];
+}
+
+/** So that a line fits 80 columns. */
+function cut(text: string): string {
+  return text.length <= 54 ? text : `${text.slice(0, 51)}...`;
 }

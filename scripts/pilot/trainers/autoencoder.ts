@@ -11,6 +11,8 @@ const HIDDEN = 32;
 /** Scaled values are cut here: one wild reading may not drown the others. */
 const CUT = 10;
 const STEPS_AT_ONCE = 16;
+/** Windows drawn in an epoch, and measured at once: a long log costs no longer round. */
+const WINDOWS_MAX = 4096;
 
 /**
  * A dense autoencoder over a window of rows. The scaling travels inside the model, unchanged by
@@ -99,6 +101,7 @@ export async function trainAutoencoder(
 ): Promise<TrainResult> {
   const inputs = windowLength(model);
   const rows = windows.length / inputs;
+  const drawn = Math.min(rows, WINDOWS_MAX);
   const random = seededRandom(hash(training.seed));
   const order = Uint32Array.from({ length: rows }, (_, i) => i);
   const variables = tf.tidy(() => weightNames.map((name) => tf.variable(weightOf(model, name))));
@@ -109,8 +112,8 @@ export async function trainAutoencoder(
     for (let epoch = 0; epoch < training.epochs; epoch++) {
       shuffle(order, random);
       loss = 0;
-      for (let start = 0; start < rows; start += training.batchSize) {
-        const chosen = order.subarray(start, start + training.batchSize);
+      for (let start = 0; start < drawn; start += training.batchSize) {
+        const chosen = order.subarray(start, Math.min(drawn, start + training.batchSize));
         loss += step(optimizer, variables, gather(windows, inputs, chosen), inputs) * chosen.length;
         if (++steps % STEPS_AT_ONCE === 0) await setImmediate();
         signal.throwIfAborted();
@@ -123,7 +126,7 @@ export async function trainAutoencoder(
       const trained = variables[i]?.dataSync<"float32">();
       if (trained !== undefined) weights.set(name, trained.slice());
     });
-    return { weights, samples: rows, metrics: { loss: loss / rows } };
+    return { weights, samples: rows, metrics: { loss: loss / drawn } };
   } finally {
     optimizer.dispose();
     tf.dispose(variables);
@@ -161,6 +164,15 @@ function reconstruct(windows: tf.Tensor2D, layers: readonly tf.Tensor[]): tf.Ten
 /** Mean squared error of each window under the model. */
 export function reconstructionErrors(model: Model, windows: Float32Array): Float32Array {
   const inputs = windowLength(model);
+  const errors = new Float32Array(windows.length / inputs);
+  for (let from = 0; from < errors.length; from += WINDOWS_MAX) {
+    const some = windows.subarray(from * inputs, (from + WINDOWS_MAX) * inputs);
+    errors.set(errorsOf(model, some, inputs), from);
+  }
+  return errors;
+}
+
+function errorsOf(model: Model, windows: Float32Array, inputs: number): Float32Array {
   return tf.tidy(() => {
     const layers = weightNames.map((name) => weightOf(model, name));
     const all = tf.tensor2d(windows, [windows.length / inputs, inputs]);
