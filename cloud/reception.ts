@@ -28,16 +28,19 @@ export function settledIn(
 /**
  * Takes a whole Partial of one session: into the open round, or, when its round has ended, on
  * record as late. It is durable when this resolves with a receipt. Runs as a job of the session.
+ *
+ * @param left the round that a session which broke down left open; it takes no more until resumed
  */
 export async function takePartial(
   world: SessionWorld,
   live: LiveRound | undefined,
+  left: LiveRound | undefined,
   tally: Tally,
   announcement: Announcement,
   partial: Sum,
   bytes: Uint8Array,
 ): Promise<Taken> {
-  const before = settledIn(live, announcement.identity);
+  const before = settledIn(live ?? left, announcement.identity);
   if (before?.state.receipt !== undefined)
     return before.digest === announcement.digest
       ? { ok: true, receipt: before.state.receipt }
@@ -77,6 +80,9 @@ async function takeLate(
   const { store } = world;
   const known = await store.round(round);
   if (known === undefined) return refuse("unknown-round", `no round ${round}`);
+  // Its end is still to be decided, and its journal may hold this Partial: nothing may be recorded.
+  if (known.state === "open")
+    return refuse("busy", `${round} is open, and its session does not run; send it again later`);
   if (known.base !== base)
     return refuse("base-mismatch", `${round} starts from ${known.base}, not ${base}`);
   if (held.contributors.length === 0)

@@ -45,6 +45,8 @@ export type SessionActor = {
   /** Whether its row says that it runs. */
   running(): boolean;
   settled(identity: PartialIdentity): Settled | undefined;
+  /** Looks up what a round holds that a session which does not run left open. */
+  recall(): Promise<void>;
   deliver(
     announcement: Announcement,
     partial: Sum,
@@ -78,6 +80,8 @@ export function createSessionActor(
   let progress = progressOf(restored);
   let updatedAtMs = row.updatedAtMs;
   let live: LiveRound | undefined;
+  // Open on disk while the session is failed: known for what it received.
+  let left: LiveRound | undefined;
   let timer: Timer | undefined;
   let fleetPending = false;
   let closed = false;
@@ -105,6 +109,7 @@ export function createSessionActor(
     const reason = cause instanceof Error ? cause.message : String(cause);
     timer?.cancel();
     const broken = live;
+    left = broken ?? left;
     live = undefined;
     machine = stepSession(machine, { kind: "broken", reason }).state;
     progress = progressOf(machine);
@@ -206,6 +211,7 @@ export function createSessionActor(
     const taken = liveRound(world, params, opened, endsAtMs);
     await taken.replay();
     live = taken;
+    left = undefined;
     events({
       level: "info",
       name: "round-resumed",
@@ -269,17 +275,17 @@ export function createSessionActor(
       await follow(live.step({ kind: next, gateway, nowMs: clock.nowMs() }));
     });
   const begin = async (): Promise<void> => {
-    const [left] = live === undefined ? await store.openRounds(session) : [];
-    if (left === undefined) {
+    const [opened] = live === undefined ? await store.openRounds(session) : [];
+    if (opened === undefined) {
       await advance({ kind: "resume" });
       return advance({ kind: "fleet" });
     }
-    const { number: round, task } = left;
+    const { number: round, task } = opened;
     const phase = { kind: "round", round, task, after: "go-on" } as const;
     machine = { ...machine, failedRounds: 0, phase };
     progress = progressOf(machine);
     await persistently(world, () => store.saveProgress(session, progress, clock.nowMs()));
-    return takeUp(left);
+    return takeUp(opened);
   };
 
   return {
@@ -288,11 +294,21 @@ export function createSessionActor(
       return sessionView({ row, machine, progress, updatedAtMs, tally, round });
     },
     running: () => progress.state === "running",
-    settled: (identity) => settledIn(live, identity),
+    settled: (identity) => settledIn(live ?? left, identity),
+    async recall() {
+      await put(async () => {
+        const [opened] = live === undefined ? await store.openRounds(session) : [];
+        if (opened === undefined) return;
+        const recalled = liveRound(world, params, opened, opened.openedAtMs + params.deadlineMs);
+        await recalled.replay();
+        await recalled.close();
+        left = recalled;
+      });
+    },
     deliver: (announcement, partial, bytes) =>
       new Promise<Taken>((resolve, reject) => {
         const job = put(async () => {
-          const taken = await takePartial(world, live, tally, announcement, partial, bytes);
+          const taken = await takePartial(world, live, left, tally, announcement, partial, bytes);
           // The sender need not wait for the merge that its Partial may set off.
           resolve(taken);
           if (taken.ok && taken.step !== undefined) await follow(taken.step).catch(breakDown);

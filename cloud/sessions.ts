@@ -131,6 +131,9 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
     destination: destinationOf(world, actors, actorOfRound),
     async resumeAll() {
       await sweepJournals(world);
+      // A failed one keeps its round as it is, and still knows what was received of it.
+      for (const actor of actors.values())
+        if (!actor.running()) await actor.recall().catch(() => undefined);
       for (const actor of running()) {
         const { id, head } = actor.view();
         events({ level: "info", name: "session-resumed", session: id, head });
