@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { status } from "@grpc/grpc-js";
+import { createManualClock } from "@tributary/proto/host/clock.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { CODE_KEY } from "./grpc-status.js";
+import { limits } from "./limits.js";
+import { persistently } from "./session-record.js";
 import {
   importInitialModel,
   paramsOf,
@@ -32,8 +35,8 @@ async function eachCountsOnce(cloud: TestCloud) {
   assert.deepEqual(fates, ["a model", "b model", "c model"]);
 }
 
-/** A session that breaks down with two of three Partials in its round. */
-async function brokenSession(dir: string) {
+/** A session with three gateways of one device each, and its first round. */
+async function openedSession(dir: string) {
   const disk = failingDisk(dir);
   const cloud = await startCloud(dir, { disk });
   await importInitialModel(cloud);
@@ -52,12 +55,19 @@ async function brokenSession(dir: string) {
   for (const gateway of gateways) rounds.push(await gateway.round());
   const [one, two, three] = gateways as [TestGateway, TestGateway, TestGateway];
   const [first, second, third] = rounds as [Round, Round, Round];
+  return { disk, cloud, gateways, one, two, three, first, second, third };
+}
+
+/** A session that breaks down with two of three Partials in its round. */
+async function brokenSession(dir: string) {
+  const session = await openedSession(dir);
+  const { disk, cloud, one, two, three, first, second } = session;
   disk.failure = new TributaryError("disk-failed", "an I/O error");
   const receipts = [await one.contribute(first, 1), await two.contribute(second, 1)];
   three.detach();
   await cloud.event(({ name }) => name === "session-failed");
   disk.failure = undefined;
-  return { cloud, gateways, one, three, first, third, receipts };
+  return { ...session, receipts };
 }
 
 test("what comes for the round of a session that broke down is kept by its sender, and counts once", async () => {
@@ -98,4 +108,57 @@ test("a cloud that starts with a failed session knows what its open round receiv
   three.close();
   await cloud.close();
   await remove();
+});
+
+test("a full disk is waited for: the session goes on once there is room", async () => {
+  const { dir, remove } = await temporaryDir();
+  const { disk, cloud, gateways, one, two, three, first, second, third } = await openedSession(dir);
+  disk.failure = new TributaryError("disk-full", "no space", { retryable: true });
+  await one.contribute(first, 1);
+  await two.contribute(second, 1);
+  await three.contribute(third, 1);
+  await cloud.event((event) => event.name === "storage-failed" && event.what === "disk");
+  assert.equal(cloud.sessions.status("s")?.state, "running");
+  disk.failure = undefined;
+  await eachCountsOnce(cloud);
+  for (const gateway of gateways) gateway.close();
+  await cloud.close();
+  await remove();
+});
+
+test("a cloud closes while a session waits for room, and goes on at the next start", async () => {
+  const { dir, remove } = await temporaryDir();
+  const { disk, cloud, gateways, one, two, three, first, second, third } = await openedSession(dir);
+  disk.failure = new TributaryError("disk-full", "no space", { retryable: true });
+  await one.contribute(first, 1);
+  await two.contribute(second, 1);
+  await three.contribute(third, 1);
+  await cloud.event((event) => event.name === "storage-failed" && event.what === "disk");
+  for (const gateway of gateways) gateway.close();
+  await cloud.close();
+  const next = await startCloud(dir);
+  await eachCountsOnce(next);
+  await next.close();
+  await remove();
+});
+
+test("a write is tried without end while the disk is full, else a bounded number of times", async () => {
+  const clock = createManualClock();
+  const closing = new AbortController();
+  // Time passes as soon as the pause begins.
+  const events = () => void setImmediate(() => clock.advance(limits.retryMaxMs));
+  let tries = 0;
+  const failing = (failure: TributaryError, times: number) => {
+    tries = 0;
+    return persistently({ clock, events }, closing.signal, async () => {
+      if (++tries <= times) throw failure;
+    });
+  };
+  const full = new TributaryError("disk-full", "no space", { retryable: true });
+  const broken = new TributaryError("store-failed", "no answer", { retryable: true });
+  await failing(full, limits.retries + 5);
+  assert.equal(tries, limits.retries + 6);
+  await failing(broken, limits.retries);
+  await assert.rejects(failing(broken, limits.retries + 1), { code: "store-failed" });
+  assert.equal(tries, limits.retries + 1);
 });

@@ -50,10 +50,13 @@ export async function writeCandidate(
     startOptimizer(params.optimizer, Float64Array.from(await models.values(round.base)));
   const candidate = makeCandidate(params.optimizer, state, merged);
   const model = round.id;
-  const [file] = await Promise.all([
+  const writing = [
     models.write(model, plan.layout, candidate.values),
     optimizers.save(model, candidate.state),
-  ]);
+  ] as const;
+  // Where one fails, the other must not still be writing when both are tried again.
+  await Promise.allSettled(writing);
+  const [file] = await Promise.all(writing);
   const row: ModelRow = {
     id: model,
     digest: file.digest,

@@ -49,7 +49,7 @@ export const limits = {
   /** A write that failed for now is tried again after so long, in milliseconds, doubling. */
   retryMs: 100,
   retryMaxMs: 5_000,
-  /** How often a write is tried before the session fails. */
+  /** How often a write is tried before the session fails; a full disk is waited for without end. */
   retries: 8,
 
   /** Events that wait for the store. Further ones are only written to the log. */

@@ -16,6 +16,8 @@ export type Finishing = {
   readonly optimizers: OptimizerFiles;
   readonly tally: Tally;
   readonly machine: () => SessionState;
+  /** Tries again what failed for now, and for as long as a disk is full. */
+  surely<T>(write: () => Promise<T>): Promise<T>;
   /** Steps the session's machine; `persist` makes the step durable before it is adopted. */
   advance(event: SessionEvent, persist: (step: SessionStep) => Promise<void>): Promise<void>;
   /** Makes the end durable and lets go of the round. */
@@ -44,7 +46,9 @@ export async function finishRound(
       conclude(session, ended, close, step, { state: "failed", rule: reason }),
     );
   }
-  const merged = await mergePartials(world.kernel, ended.plan, ended.each(close.merged));
+  const merged = await session.surely(() =>
+    mergePartials(world.kernel, ended.plan, ended.each(close.merged)),
+  );
   tally.metrics = metricMeans(merged);
   if (ended.plan.task === "evaluate") return finishEvaluation(session, ended, close, merged);
   return finishTraining(session, ended, close, merged);
@@ -59,14 +63,16 @@ async function finishTraining(
   merged: Merged,
 ): Promise<void> {
   const { world, params, optimizers } = session;
-  const { row: model, finite } = await writeCandidate(
-    params,
-    ended,
-    merged,
-    world.models,
-    optimizers,
-    world.events,
-    world.clock.nowMs(),
+  const { row: model, finite } = await session.surely(() =>
+    writeCandidate(
+      params,
+      ended,
+      merged,
+      world.models,
+      optimizers,
+      world.events,
+      world.clock.nowMs(),
+    ),
   );
   await session.advance({ kind: "trained", model: model.id, finite }, async (step) => {
     const state = decisionsOf(step).get(model.id) ?? "candidate";

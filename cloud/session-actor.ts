@@ -84,6 +84,8 @@ export function createSessionActor(
   let left: LiveRound | undefined;
   let timer: Timer | undefined;
   let fleetPending = false;
+  const closing = new AbortController();
+  const surely = <T>(write: () => Promise<T>) => persistently(world, closing.signal, write);
   let closed = false;
   let cleaning: Promise<unknown> = Promise.resolve();
 
@@ -144,14 +146,14 @@ export function createSessionActor(
   };
   const saveStep = async (step: SessionStep): Promise<void> => {
     for (const [model, state] of decisionsOf(step))
-      await persistently(world, () => store.decideModel({ model, state, metrics: {} }));
+      await surely(() => store.decideModel({ model, state, metrics: {} }));
     const next = progressOf(step.state);
     // The transaction that opens a round moves `nextRound`.
     const opens = step.effects.some((effect) => effect.kind === "open");
     const settled = opens ? { ...next, nextRound: progress.nextRound } : next;
     if (JSON.stringify(settled) === JSON.stringify(progress)) return;
     updatedAtMs = clock.nowMs();
-    await persistently(world, () => store.saveProgress(session, next, updatedAtMs));
+    await surely(() => store.saveProgress(session, next, updatedAtMs));
   };
   const reportPhase = () => {
     const { phase, head, made } = machine;
@@ -185,7 +187,7 @@ export function createSessionActor(
 
   const open = async (effect: Extract<SessionEffect, { kind: "open" }>) => {
     const opened = await planRound(world, params, effect);
-    await persistently(world, () => store.openRound(opened));
+    await surely(() => store.openRound(opened));
     const { deadlineMs } = params;
     live = liveRound(world, params, opened, opened.openedAtMs + deadlineMs);
     const { id: round, task, base, sites, roster } = opened;
@@ -236,7 +238,7 @@ export function createSessionActor(
     }
   };
   const conclude = async (ended: LiveRound, end: RoundEnd): Promise<void> => {
-    await persistently(world, () => store.endRound(end));
+    await surely(() => store.endRound(end));
     live = undefined;
     updatedAtMs = end.closedAtMs;
     const merged = end.contributions.filter(({ outcome }) => outcome === "model").length;
@@ -264,6 +266,7 @@ export function createSessionActor(
     optimizers: createOptimizerFiles(world.disk, session),
     tally,
     machine: () => machine,
+    surely,
     advance,
     conclude,
   };
@@ -284,7 +287,7 @@ export function createSessionActor(
     const phase = { kind: "round", round, task, after: "go-on" } as const;
     machine = { ...machine, failedRounds: 0, phase };
     progress = progressOf(machine);
-    await persistently(world, () => store.saveProgress(session, progress, clock.nowMs()));
+    await surely(() => store.saveProgress(session, progress, clock.nowMs()));
     return takeUp(opened);
   };
 
@@ -357,6 +360,7 @@ export function createSessionActor(
       }),
     async close() {
       closed = true;
+      closing.abort();
       timer?.cancel();
       await mailbox.idle();
       await live?.close();

@@ -1,3 +1,4 @@
+import type { Clock } from "@tributary/proto/host/clock.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits } from "./limits.js";
 import type { SessionParams } from "./params.js";
@@ -129,23 +130,46 @@ function phaseOf({ state, reason }: SessionRow): Phase {
   return state === "failed" ? { kind: "failed", reason: reason ?? "" } : { kind: state };
 }
 
-/** Tries a write again while its failure may pass. */
+/** Failures of a disk that end when somebody makes room: nothing is lost by waiting for that. */
+const WAITED_FOR: readonly string[] = ["disk-full", "disk-read-only"];
+
+/**
+ * Tries a write again while its failure may pass: `limits.retries` times, and for as long as a disk
+ * is full or read-only. Once `closing` is aborted, the next failure is final.
+ */
 export async function persistently<T>(
   { clock, events }: Pick<SessionWorld, "clock" | "events">,
+  closing: AbortSignal,
   write: () => Promise<T>,
 ): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
       return await write();
     } catch (error) {
-      if (!(error instanceof TributaryError) || !error.retryable || attempt >= limits.retries)
-        throw error;
+      if (!(error instanceof TributaryError) || closing.aborted) throw error;
+      const waited = WAITED_FOR.includes(error.code);
+      if (!waited && (!error.retryable || attempt >= limits.retries)) throw error;
       const retryMs = Math.min(limits.retryMaxMs, limits.retryMs * 2 ** attempt);
       const { message } = error;
-      events({ level: "error", name: "storage-failed", what: "store", message, retryMs });
-      await new Promise<void>((resolve) => clock.setTimer(retryMs, resolve));
+      const what = waited ? "disk" : "store";
+      events({ level: "error", name: "storage-failed", what, message, retryMs });
+      await pause(clock, retryMs, closing);
+      if (closing.aborted) throw error;
     }
   }
+}
+
+/** Resolves after `delayMs`, or at once when `closing` is aborted. */
+function pause(clock: Clock, delayMs: number, closing: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const over = () => {
+      timer.cancel();
+      closing.removeEventListener("abort", over);
+      resolve();
+    };
+    const timer = clock.setTimer(delayMs, over);
+    closing.addEventListener("abort", over);
+  });
 }
 
 export function sessionView(of: {
