@@ -1,10 +1,15 @@
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
+import { connect, constants } from "node:http2";
 import { PassThrough } from "node:stream";
 import { test } from "node:test";
-import type { FetchModelResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import {
+  FetchModelRequest,
+  type FetchModelResponse,
+} from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { createManualClock } from "@tributary/proto/host/clock.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import { listenGrpc } from "./grpc-server.js";
 import { limits } from "./limits.js";
 import { createService, type ServiceWorld } from "./service.js";
 
@@ -19,20 +24,37 @@ class SlowCall extends EventEmitter {
   destroyed = false;
   ended = false;
 
-  write(part: FetchModelResponse): boolean {
+  take: () => void = () => {};
+
+  write(part: FetchModelResponse, taken: () => void): boolean {
     this.written.push(part);
-    return false;
+    this.take = taken;
+    return true;
   }
 
   end(): void {
     this.ended = true;
+    this.emit("close");
+  }
+
+  destroy(): void {
+    this.destroyed = true;
+    this.emit("close");
+  }
+
+  cancel(): void {
+    this.cancelled = true;
+    this.emit("cancelled");
+    this.destroy();
   }
 }
 
 function setup() {
   let reads = 0;
   let open = 0;
+  const clock = createManualClock();
   const world: Partial<ServiceWorld> = {
+    clock,
     async openModel() {
       open++;
       return {
@@ -53,7 +75,7 @@ function setup() {
     // The real call has more; the service uses this much of it.
     service.fetchModel(call as unknown as Parameters<typeof service.fetchModel>[0]);
   };
-  return { fetch, reads: () => reads, open: () => open };
+  return { service, clock, fetch, reads: () => reads, open: () => open };
 }
 
 async function until(holds: () => boolean): Promise<void> {
@@ -72,7 +94,7 @@ test("a model is read no faster than its reader takes it", async () => {
     await until(() => call.written.length === taken);
     await turns();
     assert.equal(reads(), taken, "one chunk is on its way, none is read ahead");
-    call.emit("drain");
+    call.take();
   }
   await until(() => call.ended);
   assert.equal(open(), 0);
@@ -83,11 +105,40 @@ test("a reader that goes away in mid-file leaves no file open and no listener", 
   const call = new SlowCall();
   fetch(call);
   await until(() => call.written.length === 1);
-  call.cancelled = true;
-  call.emit("cancelled");
+  call.cancel();
   await until(() => open() === 0);
   assert.equal(reads(), 1);
-  assert.equal(call.listenerCount("drain"), 0);
+  assert.equal(call.listenerCount("cancelled"), 0);
+});
+
+test("a reader that stalls holds one chunk and is cut off in time", async () => {
+  const { service, clock, reads, open } = setup();
+  const grpc = await listenGrpc(service, { host: "127.0.0.1", port: 0 }, clock);
+  const connection = connect(`http://127.0.0.1:${grpc.port}`);
+  const request = FetchModelRequest.encode({ model: "s.0", digest: "0".repeat(64), offset: 0n });
+  const message = request.finish();
+  const prefix = Buffer.alloc(5);
+  prefix.writeUInt32BE(message.length, 1);
+  const stalled = connection.request({
+    ":method": "POST",
+    ":path": "/tributary.v1.ReducerService/FetchModel",
+    "content-type": "application/grpc",
+    te: "trailers",
+  });
+  const reset = new Promise<number>((resolve) => {
+    stalled.on("close", () => resolve(stalled.rstCode));
+  });
+  stalled.on("error", () => {});
+  stalled.end(Buffer.concat([prefix, message]));
+  await until(() => reads() > 0);
+  await turns();
+  assert.equal(reads(), 1);
+  clock.advance(limits.fetchStallMs);
+  await until(() => open() === 0);
+  stalled.resume();
+  assert.equal(await reset, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  connection.destroy();
+  await grpc.close();
 });
 
 test("a sender that stalls is told to come back, in time", async () => {
@@ -113,14 +164,10 @@ test("reads at a time are bounded; one more is told to come back", async () => {
   assert.match((await error).details, /^busy/);
   const [first] = calls;
   await until(() => calls.every((call) => call.written.length === 1));
-  if (first) first.cancelled = true;
-  for (const call of calls) call.emit("cancelled");
+  first?.cancel();
   await turns();
   const next = new SlowCall();
   fetch(next);
   await until(() => next.written.length === 1);
-  for (const call of [...calls, next]) {
-    call.cancelled = true;
-    call.emit("cancelled");
-  }
+  for (const call of [...calls, next]) call.cancel();
 });

@@ -56,6 +56,8 @@ export const limits = {
   eventBacklog: 10_000,
   /** FetchModel calls served at a time. A further one is refused with `busy`. */
   modelReads: 256,
+  /** A reader that took no chunk of a model for so long is cut off, in milliseconds. */
+  fetchStallMs: 120_000,
   /** Shutdown waits so long for open calls, in milliseconds. */
   shutdownMs: 5_000,
 } as const;

@@ -1,3 +1,4 @@
+import { constants } from "node:http2";
 import {
   type ServerReadableStream,
   type ServerUnaryCall,
@@ -63,12 +64,11 @@ export function createService(world: ServiceWorld): ReducerServiceServer {
         return;
       }
       reads++;
-      sendModel(world, call)
-        .then(
-          (sent) => (sent.ok ? call.end() : call.emit("error", statusError(sent))),
-          (error: unknown) => call.emit("error", failed("FetchModel", error)),
-        )
-        .finally(() => reads--);
+      call.once("close", () => reads--);
+      sendModel(world, call).then(
+        (sent) => (sent.ok ? call.end() : call.emit("error", statusError(sent))),
+        (error: unknown) => call.emit("error", failed("FetchModel", error)),
+      );
     },
     openPartial(
       call: ServerUnaryCall<OpenPartialRequest, OpenPartialResponse>,
@@ -107,7 +107,7 @@ export function createService(world: ServiceWorld): ReducerServiceServer {
 }
 
 async function sendModel(
-  { openModel }: ServiceWorld,
+  { openModel, clock }: ServiceWorld,
   call: ServerWritableStream<FetchModelRequest, FetchModelResponse>,
 ): Promise<Verdict<object>> {
   const { model, digest, offset } = call.request;
@@ -118,11 +118,11 @@ async function sendModel(
   try {
     if (offset > BigInt(file.size))
       return refuse("bad-offset", `${model} has ${file.size} bytes, fewer than ${offset}`);
-    for (let at = Number(offset); at < file.size && !call.cancelled; ) {
+    for (let at = Number(offset); at < file.size && !call.cancelled && !call.destroyed; ) {
       const bytes = await file.read(at, wireLimits.tierChunkBytes);
       if (bytes.length === 0) throw new Error(`${model} ends at byte ${at} of ${file.size}`);
       const data = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-      if (!call.write({ offset: BigInt(at), data })) await drained(call);
+      await written(clock, call, { offset: BigInt(at), data });
       at += bytes.length;
     }
     return { ok: true };
@@ -131,17 +131,42 @@ async function sendModel(
   }
 }
 
-/** Resolves when the stream takes more, or is over. */
-function drained(call: ServerWritableStream<FetchModelRequest, FetchModelResponse>): Promise<void> {
+/**
+ * Resolves when the reader's flow control has let the whole part pass, or the call is over. The
+ * stream's own mark counts parts, not bytes, and would let sixteen of them pile up.
+ */
+function written(
+  clock: Clock,
+  call: ServerWritableStream<FetchModelRequest, FetchModelResponse>,
+  part: FetchModelResponse,
+): Promise<void> {
   return new Promise((resolve) => {
-    const events = ["drain", "cancelled", "close", "error"] as const;
+    const events = ["cancelled", "close", "error"] as const;
     const settle = () => {
+      timer.cancel();
       for (const event of events) call.off(event, settle);
       resolve();
     };
+    const timer = clock.setTimer(limits.fetchStallMs, () => {
+      abandon(call);
+      settle();
+    });
     for (const event of events) call.on(event, settle);
-    if (call.cancelled || call.destroyed) settle();
+    call.write(part, settle);
   });
+}
+
+/**
+ * Resets a call whose reader stalls. A status would wait behind the bytes that the reader does not
+ * take, and grpc-js gives a handler no other way to end a call: so this resets the HTTP/2 stream
+ * below it.
+ */
+function abandon(call: ServerWritableStream<FetchModelRequest, FetchModelResponse>): void {
+  const below = call as unknown as {
+    readonly call?: { readonly stream?: { close(code: number): void } };
+  };
+  below.call?.stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  call.destroy();
 }
 
 /** Takes chunks one at a time, so that the stream's own flow control holds the sender back. */
