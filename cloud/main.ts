@@ -1,6 +1,6 @@
 import { systemClock } from "@tributary/proto/host/clock.js";
 import { loadConfig } from "@tributary/proto/host/config.js";
-import { type EventSink, jsonLines, textLines } from "@tributary/proto/host/events.js";
+import { type EventSink, eventLog } from "@tributary/proto/host/events.js";
 import { type Cloud, createCloud } from "./cloud.js";
 import { type CloudConfig, configSchema } from "./config.js";
 
@@ -25,15 +25,13 @@ export function readCloudConfig(source: Pick<RunOptions, "file" | "env">): Promi
 /** Starts a cloud; resolves once both of its listeners are up. The caller closes it. */
 export async function runCloud(options: RunOptions): Promise<Cloud> {
   const config = await readCloudConfig(options);
-  const clock = systemClock();
-  const lines = config.log === "json" ? jsonLines : textLines;
-  const written = lines(clock, options.write);
+  const log = eventLog(config.log, systemClock(), options.write);
   const { softwareVersion } = options;
   return createCloud({
     config,
     softwareVersion,
     events(event) {
-      if (event.level !== "debug") written(event);
+      log(event);
       options.onEvent?.(event);
     },
   });

@@ -1,6 +1,6 @@
 import { systemClock } from "@tributary/proto/host/clock.js";
 import { loadConfig } from "@tributary/proto/host/config.js";
-import { type EventSink, jsonLines, textLines } from "@tributary/proto/host/events.js";
+import { type EventSink, eventLog } from "@tributary/proto/host/events.js";
 import { configSchema, type GatewayConfig } from "./config.js";
 import { createGateway, type Gateway } from "./gateway.js";
 
@@ -27,15 +27,13 @@ export function readGatewayConfig(
 /** Starts a gateway; resolves once its broker listens. The caller closes it. */
 export async function runGateway(options: RunOptions): Promise<Gateway> {
   const config = await readGatewayConfig(options);
-  const clock = systemClock();
-  const lines = config.log === "json" ? jsonLines : textLines;
-  const written = lines(clock, options.write);
+  const log = eventLog(config.log, systemClock(), options.write);
   const { softwareVersion } = options;
   return createGateway({
     config,
     softwareVersion,
     events(event) {
-      if (event.level !== "debug") written(event);
+      log(event);
       options.onEvent?.(event);
     },
   });

@@ -2,13 +2,12 @@ import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { systemClock } from "@tributary/proto/host/clock.js";
 import { loadConfig } from "@tributary/proto/host/config.js";
-import { jsonLines, textLines } from "@tributary/proto/host/events.js";
+import { eventLog } from "@tributary/proto/host/events.js";
 import type { Running } from "@tributary/proto/host/process.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import type { Verdict } from "@tributary/proto/wire/verdict.js";
 import { type ConfiguredDevice, configSchema, type DeviceConfig, devicesOf } from "./config.js";
 import { createDevice, type Device, type DeviceOptions } from "./device.js";
-import type { ReportedEvent } from "./events.js";
 import { baseDirOf, loadTrainerModule } from "./trainer-module.js";
 
 /** The commands of a device: `tributary device start` and `tributary device predict`. */
@@ -42,11 +41,7 @@ export function loadDeviceConfig({ file, env }: ConfigPlace): Promise<DeviceConf
  */
 export async function runDevice(options: RunOptions): Promise<Running> {
   const config = await loadDeviceConfig(options);
-  const lines = config.log === "json" ? jsonLines : textLines;
-  const log = lines(systemClock(), options.write);
-  const onEvent = (event: ReportedEvent): void => {
-    if (event.level !== "debug") log(event);
-  };
+  const onEvent = eventLog(config.log, systemClock(), options.write);
   const started: Device[] = [];
   const close = async (): Promise<void> => {
     await Promise.all(started.map((device) => device.close()));

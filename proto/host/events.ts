@@ -13,13 +13,13 @@ export type TierEvent = {
 export type EventSink<E extends TierEvent = TierEvent> = (event: E) => void;
 
 /** Writes each event as one JSON line with its wall-clock time (RFC 3339). */
-export function jsonLines(clock: Clock, write: (line: string) => void): EventSink {
+function jsonLines(clock: Clock, write: (line: string) => void): EventSink {
   return (event) =>
     write(`${JSON.stringify({ time: new Date(clock.nowMs()).toISOString(), ...event })}\n`);
 }
 
 /** Writes each event as one readable line: time, level, name, then `field=value`. */
-export function textLines(clock: Clock, write: (line: string) => void): EventSink {
+function textLines(clock: Clock, write: (line: string) => void): EventSink {
   return ({ level, name, ...fields }) => {
     const shown = Object.entries(fields)
       .filter(([, value]) => value !== undefined)
@@ -29,5 +29,17 @@ export function textLines(clock: Clock, write: (line: string) => void): EventSin
       );
     const time = new Date(clock.nowMs()).toISOString();
     write(`${[time, level.toUpperCase().padEnd(5), name, ...shown].join(" ")}\n`);
+  };
+}
+
+/** A tier's event log: JSON or text lines; debug events are for listeners, not for the log. */
+export function eventLog(
+  format: "text" | "json",
+  clock: Clock,
+  write: (line: string) => void,
+): EventSink {
+  const log = format === "json" ? jsonLines(clock, write) : textLines(clock, write);
+  return (event) => {
+    if (event.level !== "debug") log(event);
   };
 }
