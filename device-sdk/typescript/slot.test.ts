@@ -94,16 +94,11 @@ test("a flipped bit, a cut file, another device's and rubbish are refused, never
     return !read.ok && read.code === "storage-failed";
   };
   for (let cut = 0; cut < bytes.length; cut++) assert.ok(await damaged(bytes.subarray(0, cut)));
-  await fc.assert(
-    fc.asyncProperty(fc.nat(bytes.length * 8 - 1), async (bit) => {
-      await disk.writeFileAtomic("slot", [bytes]);
-      disk.flip("slot", bit);
-      const read = await slot.read();
-      // What a checker reads beside the update (fraction bits, lengths) is not under its digest.
-      if (read.ok) assert.equal(read.update?.begin.digest, update(1).begin.digest);
-    }),
-    { numRuns: 300 },
-  );
+  for (let bit = 0; bit < bytes.length * 8; bit++) {
+    const flipped = new Uint8Array(bytes);
+    flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+    assert.ok(await damaged(flipped), `bit ${bit}`);
+  }
   await fc.assert(
     fc.asyncProperty(fc.uint8Array({ maxLength: 64 }), (rubbish) => damaged(rubbish)),
     { numRuns: 100 },

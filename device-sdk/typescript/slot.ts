@@ -1,3 +1,4 @@
+import { sha256 } from "@tributary/proto/host/digest.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { beginSchema } from "@tributary/proto/wire/device-link.js";
@@ -11,11 +12,13 @@ import { type Update, updateDigest } from "./update.js";
  * The one update a device holds: the device's only queue. Written whole, durably and atomically
  * before the first `begin`, so that after a crash it is either the update or nothing.
  *
- *     bytes 0-3   header length in bytes, unsigned, big-endian
- *     header      CBOR: version, device, task, begin, fractionBits, lengths
- *     payload     the bytes of the update's chunks
+ *     bytes 0-31   SHA-256 of all that follows
+ *     bytes 32-35  header length in bytes, unsigned, big-endian
+ *     header       CBOR: version, device, task, begin, fractionBits, lengths
+ *     payload      the bytes of the update's chunks
  *
- * `begin.digest` covers all that is sent, so a damaged file is noticed when it is read.
+ * The checksum comes first and stays where it is in every version: damage anywhere, in the version
+ * too, is told from a file of a newer version.
  */
 export type Slot = {
   /** The held update; a refusal when the file is damaged, another device's, or of a newer version. */
@@ -29,7 +32,8 @@ export type Slot = {
 };
 
 const VERSION = 1;
-const PREFIX_BYTES = 4;
+const CHECKSUM_BYTES = 32;
+const HEADER_AT = CHECKSUM_BYTES + 4;
 const FILE = "slot";
 
 const headerSchema = z.strictObject({
@@ -71,9 +75,10 @@ export function openSlot(disk: Disk | undefined, device: string): Slot {
 function encodeSlot(device: string, update: Update): readonly Uint8Array[] {
   const { task, begin, fractionBits, lengths, payload } = update;
   const header = encodeCbor({ version: VERSION, device, task, begin, fractionBits, lengths });
-  const prefix = new Uint8Array(PREFIX_BYTES);
-  new DataView(prefix.buffer).setUint32(0, header.length);
-  return [prefix, header, payload];
+  const length = new Uint8Array(4);
+  new DataView(length.buffer).setUint32(0, header.length);
+  const checksum = Buffer.from(sha256([length, header, payload]), "hex");
+  return [checksum, length, header, payload];
 }
 
 /** Going on would write over an update that a newer version still owes to its gateway. */
@@ -91,11 +96,13 @@ function decodeSlot(
   bytes: Uint8Array,
 ): Verdict<{ readonly update: Update }, "storage-failed"> {
   const bad = (what: string) => refuse("storage-failed", `the file ${FILE} ${what}`);
-  if (bytes.length < PREFIX_BYTES) return bad("is cut short");
+  if (bytes.length < HEADER_AT) return bad("is cut short");
+  const checksum = Buffer.from(bytes.subarray(0, CHECKSUM_BYTES)).toString("hex");
+  if (sha256(bytes.subarray(CHECKSUM_BYTES)) !== checksum)
+    return bad("is damaged: its bytes do not have its checksum");
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const payloadAt = PREFIX_BYTES + view.getUint32(0);
-  if (payloadAt > bytes.length) return bad("is cut short");
-  const cbor = decodeCbor(bytes.subarray(PREFIX_BYTES, payloadAt), {
+  const payloadAt = HEADER_AT + view.getUint32(CHECKSUM_BYTES);
+  const cbor = decodeCbor(bytes.subarray(HEADER_AT, payloadAt), {
     depth: wire.headerDepth,
     items: wire.headerItems,
   });
@@ -107,6 +114,6 @@ function decodeSlot(
   const { task, begin, fractionBits, lengths } = header.data;
   const payload = bytes.subarray(payloadAt);
   if (payload.length !== begin.bytes || updateDigest(device, begin, payload) !== begin.digest)
-    return bad("is damaged: its bytes do not have its digest");
+    return bad("is damaged: its update does not have its digest");
   return { ok: true, update: { task, begin, fractionBits, lengths, payload } };
 }

@@ -9,6 +9,7 @@ import { openSlot } from "@tributary/device-sdk/slot.js";
 import { sampleModel, sampleTask, sampleUpdate } from "@tributary/device-sdk/testing/sample.js";
 import { openTestReducer } from "@tributary/gateway/testing/reducer.js";
 import { samplePlan } from "@tributary/gateway/testing/sample.js";
+import { sha256 } from "@tributary/proto/host/digest.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
@@ -92,6 +93,7 @@ test("a device leaves an update that a newer version kept, and names the file", 
   const version = bytes.indexOf("version") + "version".length;
   assert.equal(bytes[version], 1);
   bytes[version] = 2;
+  bytes.set(Buffer.from(sha256(bytes.subarray(32)), "hex"));
   await disk.writeFileAtomic("slot", [bytes]);
   await assert.rejects(startOn(disk), {
     code: "store-version",
