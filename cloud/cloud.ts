@@ -30,6 +30,8 @@ export type CloudOptions = {
   readonly random?: Random;
   readonly disk?: Disk;
   readonly store?: Store;
+  readonly listenGrpc?: typeof listenGrpc;
+  readonly startApi?: typeof startApi;
 };
 
 /** A running cloud. */
@@ -61,8 +63,11 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     if (failure !== undefined) throw failure;
   };
   try {
-    const lock = await acquireLock(config.dataDir);
-    teardown.push(() => lock.release());
+    // A disk and a store that are passed in are the caller's.
+    if (options.disk === undefined || options.store === undefined) {
+      const lock = await acquireLock(config.dataDir);
+      teardown.push(() => lock.release());
+    }
     const store =
       options.store ?? (await openStore({ dataDir: config.dataDir, url: config.store.url }));
     teardown.push(() => store.close());
@@ -117,12 +122,12 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
         return row?.digest === digest ? models.open(digest) : undefined;
       },
     });
-    const grpc = await listenGrpc(service, config.grpc, clock);
+    const grpc = await (options.listenGrpc ?? listenGrpc)(service, config.grpc, clock);
     teardown.push(() => {
       attachments.close();
       return grpc.close();
     });
-    const api = await startApi(config.http, {
+    const api = await (options.startApi ?? startApi)(config.http, {
       sessions: sessions.sessions,
       store,
       models,

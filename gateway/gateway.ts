@@ -22,7 +22,7 @@ import { createReplies } from "./replies.js";
 import { createRounds, type Rounds } from "./rounds.js";
 import { createShipping, type Shipping } from "./shipping.js";
 import { createStorage } from "./storage.js";
-import { openStore } from "./store.js";
+import { type Database, openStore } from "./store.js";
 import { createUplink, type Uplink, type UplinkFacts } from "./uplink.js";
 import { createUpstream, type Upstream } from "./upstream.js";
 
@@ -39,6 +39,8 @@ export type GatewayParts = {
   readonly random: Random;
   /** Files under `dataDir`. */
   readonly disk: Disk;
+  /** Makes the index's database. With `disk` it leaves nothing in `dataDir`, and no lock is taken there. */
+  readonly database: (path: string) => Database;
   readonly kernel: Kernel;
   readonly upstream: Upstream;
   readonly broker: (options: BrokerOptions) => Promise<DeviceLink>;
@@ -63,9 +65,12 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   const disk = parts.disk ?? nodeDisk(dataDir);
   const kernel = parts.kernel ?? loadKernel();
 
-  await mkdir(dataDir, { recursive: true });
-  const lock = await acquireLock(dataDir);
-  const teardown: (() => Promise<void> | void)[] = [() => lock.release()];
+  const teardown: (() => Promise<void> | void)[] = [];
+  if (parts.disk === undefined || parts.database === undefined) {
+    await mkdir(dataDir, { recursive: true });
+    const lock = await acquireLock(dataDir);
+    teardown.push(() => lock.release());
+  }
   async function close(): Promise<void> {
     for (const step of teardown.splice(0).reverse()) await step();
   }
@@ -75,6 +80,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       path: join(dataDir, "index"),
       newIncarnation: () => random.id(16),
       ledgerRounds: limits.ledgerRounds,
+      ...(parts.database && { database: parts.database }),
     });
     teardown.push(() => store.close());
     const outbox = await openOutbox(disk, store, clock, events);

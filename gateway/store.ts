@@ -99,13 +99,26 @@ export type StoreOptions = {
   readonly newIncarnation: () => string;
   /** Sealed rounds whose contributors are remembered. */
   readonly ledgerRounds: number;
+  /** In place of LevelDB. */
+  readonly database?: (path: string) => Database;
 };
 
 type Put = { type: "put"; key: string; value: Uint8Array };
 type Del = { type: "del"; key: string };
-type Database = ReturnType<typeof createDatabase>;
+type Range = { readonly gte: string; readonly lt: string };
 
-const createDatabase = (path: string) =>
+/** What the store needs of LevelDB: keys in ascending order, batches that are written whole or not at all. */
+export type Database = {
+  open(): Promise<void>;
+  get(key: string): Promise<Uint8Array | undefined>;
+  iterator(range: Range): { all(): Promise<[string, Uint8Array][]> };
+  keys(range: Range): { all(): Promise<string[]> };
+  /** With `sync` durable when it resolves; without, with the next one that is. */
+  batch(operations: (Put | Del)[], options: { readonly sync: boolean }): Promise<void>;
+  close(): Promise<void>;
+};
+
+const levelDatabase = (path: string): Database =>
   new Level<string, Uint8Array>(path, { keyEncoding: "utf8", valueEncoding: "view" });
 
 const recordBounds = { depth: wire.headerDepth + 2, items: 4 * wire.contributors };
@@ -128,7 +141,7 @@ const padded = (sequence: number) => String(sequence).padStart(16, "0");
 
 /** Opens the store, or makes it. Rejects with `store-failed` or `store-version`. */
 export async function openStore(options: StoreOptions): Promise<Store> {
-  const table = await openTable(options.path);
+  const table = await openTable(options.path, options.database ?? levelDatabase);
   const { get, scan, write } = table;
 
   const format = await get("meta!format", z.number());
@@ -211,7 +224,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
  * LevelDB answers every call with an error once a write has failed on a full disk, even after space
  * is free again, until it is opened anew: so a call that fails reopens it and is tried once more.
  */
-async function openTable(path: string) {
+async function openTable(path: string, createDatabase: (path: string) => Database) {
   let database: Database | undefined;
   let reopening: Promise<Database> | undefined;
   let closed = false;
