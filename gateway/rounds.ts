@@ -4,9 +4,8 @@ import { sha256 } from "@tributary/proto/host/digest.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import type { Random } from "@tributary/proto/host/random.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
-import type { Down } from "@tributary/proto/wire/device-link.js";
 import { encodeEnvelope } from "@tributary/proto/wire/envelope.js";
-import type { Plan } from "@tributary/proto/wire/plan.js";
+import { leanPlan, type Plan } from "@tributary/proto/wire/plan.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import type { DeviceLink } from "./broker.js";
 import { type Combine, openCombine } from "./combine.js";
@@ -138,7 +137,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
 
   function offer(round: Round, name: string, device: string): void {
     const remainingMs = Math.max(0, Math.round(round.deadlineMs - clock.monotonicMs()));
-    const header: Down<"offer"> = { gateway: options.gateway, plan: round.plan, remainingMs };
+    const header = { gateway: options.gateway, plan: leanPlan(round.plan), remainingMs };
     link.send(device, "offer", encodeEnvelope(header));
     events({ level: "debug", name: "round-offered", round: name, device });
   }

@@ -10,7 +10,7 @@ import { type Layout, parameterCount } from "./layout.js";
 import { mean, merge, type Partial } from "./partial.js";
 
 const kernel = loadKernel();
-const subject = { round: "s.1", base: "s.0", baseDigest: "0".repeat(64) };
+const subject = { round: "s.1", site: "hall", base: "s.0", baseDigest: "0".repeat(64) };
 const plenty = 2n ** 32n;
 const open: Accumulator[] = [];
 after(() => {
@@ -293,11 +293,12 @@ test("what is refused changes nothing", () => {
   assert.equal(add(bytes, "b", 2 ** 40), "bad-sample-count");
   assert.equal(add(bytes.subarray(4), "b", 1), "wrong-shape");
   assert.equal(add([bytes.subarray(0, 6), bytes.subarray(6)], "b", 1), "wrong-shape");
-  const foreign = accumulator.merge({ ...before, round: "s.2" });
+  const foreign = accumulator.merge({ ...before, base: "s.2" });
   assert.equal(foreign.ok ? "merged" : foreign.code, "base-mismatch");
   const twice = accumulator.merge(before);
-  assert.deepEqual(twice.ok ? [] : twice.overlap, ["a"]);
-  const heavy = accumulator.merge({ ...before, contributors: [{ device: "z", samples: 6 }] });
+  assert.deepEqual(twice.ok ? [] : twice.overlap, ["s.1/a"]);
+  const stranger = { round: "s.2", device: "a", samples: 6, updates: 1 };
+  const heavy = accumulator.merge({ ...before, contributors: [stranger] });
   assert.equal(heavy.ok ? "merged" : heavy.code, "total-overflow");
   const late = accumulator.restore({ ...before, weight: 11n });
   assert.equal(late.ok ? "restored" : late.code, "total-overflow");
@@ -333,6 +334,25 @@ test("merging into an accumulator equals merging Partials", () => {
   assert.ok(flat.ok);
   assert.ok(a.merge(b).ok);
   assert.deepEqual(a.snapshot(), flat.partial);
+});
+
+test("an accumulator takes further rounds on its base, and tells whether its sites are one", () => {
+  const grid = grids.f32;
+  const accumulator = accumulatorFor(layout, grid);
+  const bytes = bytesOf(Array(size).fill(1), layout, grid, "f32");
+  assert.ok(accumulator.add(bytes, "f32", { device: "a", samples: 1 }, {}, 0).ok);
+  const one = accumulator.snapshot();
+  assert.deepEqual(one.contributors, [{ round: "s.1", device: "a", samples: 1, updates: 1 }]);
+  const composed = { round: "s.2", device: "a", samples: 1, updates: 7 };
+  assert.ok(accumulator.merge({ ...one, contributors: [composed] }).ok);
+  assert.equal(accumulator.snapshot().site, "hall");
+  const elsewhere = { round: "s.2", device: "b", samples: 1, updates: 1 };
+  assert.ok(accumulator.merge({ ...one, site: "yard", contributors: [elsewhere] }).ok);
+  const all = accumulator.snapshot();
+  assert.equal(all.site, null);
+  assert.deepEqual(all.contributors, [one.contributors[0], composed, elsewhere]);
+  assert.ok(accumulator.restore(one).ok);
+  assert.deepEqual(accumulator.snapshot(), one);
 });
 
 test("an evaluation round sums metrics and no values", () => {

@@ -13,6 +13,8 @@ import { liftMetrics, type MetricSums, mergeMetrics } from "./metric.js";
 import {
   type Contributor,
   checkComparable,
+  compareContributors,
+  contributionKey,
   type MergeRefusal,
   type Origin,
   type Partial,
@@ -45,32 +47,42 @@ export type Accumulator = {
   /**
    * Adds n q for every coordinate. The values must have passed `check`.
    * @param values the whole update, in one piece or in several that hold whole values
+   * @param contributor counted under the subject's round, as one update
    * @param metrics values on the metric grid (round(value 2^20)), by name
    * @param saturated how many values the device clamped
    */
   add(
     values: Uint8Array | readonly Uint8Array[],
     encoding: Encoding,
-    contributor: Contributor,
+    contributor: Pick<Contributor, "device" | "samples">,
     metrics: Readonly<Record<string, number>>,
     saturated: number,
   ): { readonly ok: true } | AddRefusal;
-  /** Adds another Partial of the same round. */
+  /** Adds another Partial on the same base, whatever its rounds. */
   merge(partial: Partial): { readonly ok: true } | MergeRefusal;
   /** The Partial so far, copied. */
   snapshot(): Partial;
-  /** Forgets what was added and takes the content of a Partial of the same round. */
+  /** Forgets what was added and takes the content of a Partial on the same base. */
   restore(partial: Partial): { readonly ok: true } | MergeRefusal;
   /** Gives the memory back to the kernel. The accumulator must not be used again. */
   release(): void;
 };
 
-/** The round that an accumulator sums; `evaluation` when its updates carry no values. */
-export type Subject = Origin & { readonly evaluation?: boolean };
+/** What an accumulator sums; `evaluation` when its updates carry no values. */
+export type Subject = Origin & {
+  /** The round of the updates that `add` takes. */
+  readonly round: string;
+  /** Their site. */
+  readonly site: string | null;
+  readonly evaluation?: boolean;
+};
 
 type Books = {
   weight: bigint;
-  contributors: Map<string, number>;
+  /** By contribution. */
+  contributors: Map<string, Contributor>;
+  /** Sites of the contributors so far. */
+  sites: Set<string | null>;
   metrics: MetricSums;
   saturated: number;
 };
@@ -78,6 +90,7 @@ type Books = {
 const emptyBooks = (): Books => ({
   weight: 0n,
   contributors: new Map(),
+  sites: new Set(),
   metrics: {},
   saturated: 0,
 });
@@ -98,7 +111,7 @@ export function createAccumulator(
 ): Accumulator {
   const headroom = checkHeadroom(grid, 1, totalMax);
   if (!headroom.ok) throw new RangeError(headroom.message);
-  const { evaluation = false, ...origin } = subject;
+  const { evaluation = false, round, site, ...origin } = subject;
   const coordinates = evaluation ? 0 : parameterCount(layout);
   const runs = evaluation ? [] : stretches(layout, grid);
   const steepest = BigInt(runs.reduce((most, run) => Math.max(most, run.stepsMax), 0));
@@ -111,10 +124,10 @@ export function createAccumulator(
     basin.settle(foldsUnsettled);
     foldsUnsettled = 0;
   };
-  const judge = (partial: Partial, present: ReadonlyMap<string, number>, weight: bigint) => {
+  const judge = (partial: Partial, present: ReadonlyMap<string, Contributor>, weight: bigint) => {
     const comparable = checkComparable(shape, partial);
     if (!comparable.ok) return comparable;
-    const overlap = partial.contributors.map((c) => c.device).filter((d) => present.has(d));
+    const overlap = partial.contributors.map(contributionKey).filter((key) => present.has(key));
     if (overlap.length > 0) return refuseOverlap(overlap);
     if (weight + partial.weight > totalMax) return refuseTotal(weight + partial.weight, totalMax);
     return { ok: true } as const;
@@ -122,7 +135,9 @@ export function createAccumulator(
   const take = (partial: Partial) => {
     pourSums(basin, partial.sum);
     books.weight += partial.weight;
-    for (const { device, samples } of partial.contributors) books.contributors.set(device, samples);
+    for (const contributor of partial.contributors)
+      books.contributors.set(contributionKey(contributor), contributor);
+    books.sites.add(partial.site);
     books.metrics = mergeMetrics(books.metrics, partial.metrics);
     books.saturated += partial.saturated;
   };
@@ -142,13 +157,15 @@ export function createAccumulator(
       if (BigInt(samples) * steepest >= PRODUCT_MAX) {
         return refuse("bad-sample-count", `${samples} samples leave the grid no headroom`);
       }
-      if (books.contributors.has(device)) return refuseOverlap([device]);
+      const key = contributionKey({ round, device });
+      if (books.contributors.has(key)) return refuseOverlap([key]);
       const weight = books.weight + BigInt(samples);
       if (weight > totalMax) return refuseTotal(weight, totalMax);
       pourValues(basin, runs, pieces, encoding, samples);
       foldsUnsettled++;
       books.weight = weight;
-      books.contributors.set(device, samples);
+      books.contributors.set(key, { round, device, samples, updates: 1 });
+      books.sites.add(site);
       books.metrics = mergeMetrics(books.metrics, liftMetrics(metrics, samples));
       books.saturated += saturated;
       return { ok: true };
@@ -161,11 +178,21 @@ export function createAccumulator(
     snapshot() {
       settle();
       const { weight, metrics, saturated } = books;
-      const contributors = [...books.contributors]
-        .map(([device, samples]) => ({ device, samples }))
-        .sort((a, b) => (a.device < b.device ? -1 : 1));
+      const contributors = [...books.contributors.values()].sort(compareContributors);
+      const [only = site] = books.sites;
+      const from = books.sites.size > 1 ? null : only;
       const sum = basin.read();
-      return { ...origin, grid, layout, weight, contributors, metrics, saturated, sum };
+      return {
+        ...origin,
+        grid,
+        layout,
+        weight,
+        site: from,
+        contributors,
+        metrics,
+        saturated,
+        sum,
+      };
     },
     restore(partial) {
       const judged = judge(partial, new Map(), 0n);

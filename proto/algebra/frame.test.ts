@@ -6,7 +6,7 @@ import { decodePartial, encodePartial } from "./frame.js";
 import type { Partial } from "./partial.js";
 
 const sample: Partial = {
-  round: "s.3",
+  site: "hall",
   base: "s.2",
   baseDigest: "ab".repeat(32),
   grid: { fractionBits: [10, 4], range: 0.75 },
@@ -16,8 +16,8 @@ const sample: Partial = {
   ],
   weight: 12n,
   contributors: [
-    { device: "a", samples: 5 },
-    { device: "b", samples: 7 },
+    { round: "s.9", device: "b", samples: 5, updates: 3 },
+    { round: "s.10", device: "a", samples: 7, updates: 1 },
   ],
   metrics: {
     acc: { sum: -5n, weight: 5n },
@@ -62,6 +62,37 @@ test("a Partial comes back as it went, from any alignment and from a Buffer", ()
   assert.equal(codeOf(reheaded(() => {})), "accepted");
 });
 
+test("a frame of version 1 is read: one round, one update each, no site", () => {
+  const current = reheaded((h) => {
+    for (const field of ["rounds", "counts", "updates", "site"]) delete h[field];
+    h.round = "s.3";
+    h.devices = ["a", "b"];
+  });
+  current[4] = 1;
+  const decoded = decodePartial(current);
+  assert.ok(decoded.ok, decoded.ok ? "" : decoded.message);
+  assert.equal(decoded.partial.site, null);
+  assert.deepEqual(decoded.partial.contributors, [
+    { round: "s.3", device: "a", samples: 5, updates: 1 },
+    { round: "s.3", device: "b", samples: 7, updates: 1 },
+  ]);
+  const mixed = joined(sample);
+  mixed[4] = 1;
+  assert.equal(codeOf(mixed), "partial-malformed");
+});
+
+test("a frame leaves out what is usual", () => {
+  const plain = {
+    ...sample,
+    site: null,
+    contributors: sample.contributors.map((c) => ({ ...c, updates: 1 })),
+  };
+  const decoded = decodePartial(joined(plain));
+  assert.ok(decoded.ok, decoded.ok ? "" : decoded.message);
+  assert.deepEqual(decoded.partial, plain);
+  assert.ok(joined(plain).length < joined(sample).length);
+});
+
 test("an evaluation's Partial and an empty one come back", () => {
   const evaluation = { ...sample, sum: new BigInt64Array(0) };
   const empty = { ...sample, weight: 0n, contributors: [], metrics: {}, sum: new BigInt64Array(3) };
@@ -92,13 +123,51 @@ test("every truncation and any trailing byte is refused", () => {
 
 const inconsistent: Record<string, (header: Record<string, unknown>) => void> = {
   "contributors out of order": (h) => {
-    h.devices = ["b", "a"];
+    h.rounds = ["s.9"];
+    h.counts = [2];
   },
   "a contributor twice": (h) => {
+    h.rounds = ["s.9"];
+    h.counts = [2];
     h.devices = ["a", "a"];
   },
+  "rounds out of order": (h) => {
+    h.rounds = ["s.10", "s.9"];
+  },
+  "a round twice": (h) => {
+    h.rounds = ["s.9", "s.9"];
+    h.devices = ["a", "a"];
+  },
+  "rounds of two sessions": (h) => {
+    h.rounds = ["s.9", "t.10"];
+  },
+  "a site round": (h) => {
+    h.rounds = ["s.9", "s.10.1"];
+  },
+  "a site model as its base": (h) => {
+    h.base = "s.2.1";
+  },
+  "fewer places in its rounds than devices": (h) => {
+    h.counts = [1];
+    h.rounds = ["s.9"];
+  },
+  "an absurd place in its rounds": (h) => {
+    h.counts = [2 ** 50, 1];
+  },
+  "more rounds than counts": (h) => {
+    h.rounds = ["s.8", "s.9", "s.10"];
+  },
+  "a contributor of no update": (h) => {
+    h.updates = [0, 1];
+  },
+  "more devices than update counts": (h) => {
+    h.updates = [1];
+  },
+  "a site that is no id": (h) => {
+    h.site = "../hall";
+  },
   "more devices than sample counts": (h) => {
-    h.devices = ["a", "b", "c"];
+    h.devices = ["b", "a", "c"];
   },
   "a weight that is not the sum of the samples": (h) => {
     h.weight = "13";
@@ -119,7 +188,7 @@ const inconsistent: Record<string, (header: Record<string, unknown>) => void> = 
     h.samples = [5, 2 ** 41];
   },
   "a device id that is no id": (h) => {
-    h.devices = ["../a", "b"];
+    h.devices = ["../b", "a"];
   },
   "coordinates without bytes": (h) => {
     h.coordinates = 2 ** 50;
@@ -205,7 +274,7 @@ test("a sum one past its weight's reach is refused where doubles cannot tell", (
       grid: { fractionBits: [10], range: steps / 2 ** 10 },
       layout: [{ name: "w", shape: [1] }],
       weight: BigInt(samples),
-      contributors: [{ device: "a", samples }],
+      contributors: [{ round: "s.3", device: "a", samples, updates: 1 }],
       sum: BigInt64Array.of(sum),
     });
   assert.deepEqual([most, -most].map(frame).map(codeOf), ["accepted", "accepted"]);

@@ -1,26 +1,26 @@
 import { z } from "zod";
 import { decodeCbor, encodeCbor } from "../wire/cbor.js";
-import { digestSchema, idSchema, modelIdSchema, roundIdSchema } from "../wire/ids.js";
+import { digestSchema, idSchema, numberedIdSchema, splitNumberedId } from "../wire/ids.js";
 import { limits } from "../wire/limits.js";
 import { gridSchema, layoutSchema } from "../wire/plan.js";
 import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
 import { stretches } from "./grid.js";
 import { parameterCount } from "./layout.js";
 import { METRIC_NAMES_MAX, type MetricSums } from "./metric.js";
-import type { Contributor, Partial } from "./partial.js";
+import { type Contributor, compareContributors, contributionKey, type Partial } from "./partial.js";
 
 /**
  * A Partial as bytes, little-endian:
  *
  *     bytes 0-3    "TPRT"
- *     bytes 4-5    version, 1
+ *     bytes 4-5    version, 2; version 1 is read too
  *     bytes 6-7    zero
  *     bytes 8-11   header length in bytes
  *     header       one CBOR map (`headerSchema`); zeros up to a multiple of 8
  *     sums         int64 per coordinate
  */
 const MAGIC = [0x54, 0x50, 0x52, 0x54];
-const VERSION = 1;
+const VERSION = 2;
 const PREFIX_BYTES = 12;
 
 /** Bounds of the header, wide enough for `limits.contributors` and `limits.tensors`. */
@@ -32,37 +32,59 @@ const wholeSchema = z
   .string()
   .regex(/^(0|-?[1-9][0-9]{0,30})$/, { message: "must be a whole number" });
 const samplesSchema = z.number().int().min(1).max(limits.samplesMax);
+const updatesSchema = z.number().int().min(1).max(limits.updatesMax);
 const metricSchema = z.strictObject({
   name: z.string().regex(/^[a-z][a-zA-Z0-9_-]{0,63}$/, { message: "must be a metric name" }),
   sum: wholeSchema,
   weight: wholeSchema,
 });
 
-const headerSchema = z.strictObject({
-  round: roundIdSchema,
-  base: modelIdSchema,
+const commonFields = {
+  base: numberedIdSchema,
   baseDigest: digestSchema,
   grid: gridSchema,
   layout: layoutSchema,
   weight: wholeSchema,
-  /** Device ids in ascending order, and the samples of each. */
+  /** Device and samples of each contributor. */
   devices: z.array(idSchema).max(limits.contributors),
   samples: z.array(samplesSchema).max(limits.contributors),
   metrics: z.array(metricSchema).max(METRIC_NAMES_MAX),
   saturated: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER),
   /** Coordinates that follow: as many as the layout has, or none in an evaluation round. */
   coordinates: z.number().int().min(0),
+};
+
+const headerSchema = z.strictObject({
+  ...commonFields,
+  /** The rounds that contributed, in ascending order of number, and how many contributors each has. */
+  rounds: z.array(numberedIdSchema).max(limits.roundsOfPartial),
+  counts: z.array(z.number().int().min(1)).max(limits.roundsOfPartial),
+  /** Updates behind each contributor; left out when each gave one. */
+  updates: z.array(updatesSchema).max(limits.contributors).optional(),
+  /** The site of all contributors; left out when they are of several. */
+  site: idSchema.optional(),
 });
 type Header = z.infer<typeof headerSchema>;
+
+/** One round, one update a contributor, and no site. */
+const firstHeaderSchema = z
+  .strictObject({ ...commonFields, round: numberedIdSchema })
+  .transform(({ round, ...header }): Header => {
+    const count = header.devices.length;
+    return { ...header, ...(count > 0 ? { rounds: [round], counts: [count] } : noRounds) };
+  });
+
+const noRounds = { rounds: [], counts: [] };
 
 /**
  * The bytes of a Partial, in pieces: the first is its own, the second is a view of `partial.sum`.
  * The same Partial always gives the same bytes, and the digest of a Partial is their SHA-256.
  */
 export function encodePartial(partial: Partial): Uint8Array[] {
-  const { round, base, baseDigest, grid, layout, contributors, saturated, sum } = partial;
+  const { base, baseDigest, grid, layout, site, contributors, saturated, sum } = partial;
+  const counts = new Map<string, number>();
+  for (const { round } of contributors) counts.set(round, (counts.get(round) ?? 0) + 1);
   const header: Header = {
-    round,
     base,
     baseDigest,
     grid: { fractionBits: [...grid.fractionBits], range: grid.range },
@@ -70,6 +92,10 @@ export function encodePartial(partial: Partial): Uint8Array[] {
     weight: partial.weight.toString(),
     devices: contributors.map((c) => c.device),
     samples: contributors.map((c) => c.samples),
+    rounds: [...counts.keys()],
+    counts: [...counts.values()],
+    ...(contributors.some((c) => c.updates > 1) && { updates: contributors.map((c) => c.updates) }),
+    ...(site !== null && { site }),
     metrics: Object.keys(partial.metrics)
       .sort()
       .map((name) => {
@@ -119,14 +145,14 @@ export function decodePartial(
   const shaped = checkShape(header, bytes.length - sumsAt);
   if (!shaped.ok) return shaped;
   const sum = new BigInt64Array(new Uint8Array(bytes.subarray(sumsAt)).buffer);
-  const { round, base, baseDigest, grid, layout, saturated } = header;
+  const { base, baseDigest, grid, layout, saturated } = header;
   const partial: Partial = {
-    round,
     base,
     baseDigest,
     grid,
     layout,
     weight,
+    site: header.site ?? null,
     contributors: contributors.list,
     metrics: metrics.sums,
     saturated,
@@ -144,7 +170,8 @@ function readHeader(
   if (MAGIC.some((byte, i) => bytes[i] !== byte)) return malformed("it does not begin with TPRT");
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const version = view.getUint16(4, true);
-  if (version !== VERSION) return malformed(`version ${version}; this side reads ${VERSION}`);
+  if (version < 1 || version > VERSION)
+    return malformed(`version ${version}; this side reads up to ${VERSION}`);
   if (view.getUint16(6, true) !== 0) return malformed("bytes 6 and 7 are not zero");
   const length = view.getUint32(8, true);
   const end = PREFIX_BYTES + length;
@@ -156,7 +183,7 @@ function readHeader(
   }
   const cbor = decodeCbor(bytes.subarray(PREFIX_BYTES, end), HEADER_BOUNDS);
   if (!cbor.ok) return malformed(cbor.message);
-  const header = headerSchema.safeParse(cbor.value);
+  const header = (version === 1 ? firstHeaderSchema : headerSchema).safeParse(cbor.value);
   if (header.success) return { ok: true, header: header.data, sumsAt };
   const issue = header.error.issues[0];
   return malformed(`${issue?.path.join(".")}: ${issue?.message}`.slice(0, limits.messageChars));
@@ -168,20 +195,33 @@ function readContributors(
   { readonly list: readonly Contributor[]; readonly weight: bigint },
   "partial-malformed"
 > {
-  const { devices, samples } = header;
-  if (devices.length !== samples.length) {
+  const { devices, samples, rounds, counts, updates } = header;
+  if (devices.length !== samples.length)
     return malformed(`${devices.length} devices with ${samples.length} sample counts`);
-  }
+  if (updates !== undefined && updates.length !== devices.length)
+    return malformed(`${devices.length} devices with ${updates.length} update counts`);
+  const counted = counts.reduce((sum, count) => sum + count, 0);
+  if (rounds.length !== counts.length || counted !== devices.length)
+    return malformed(`${devices.length} devices in ${counted} places of ${rounds.length} rounds`);
+  if (new Set(rounds.map((round) => splitNumberedId(round)?.session)).size > 1)
+    return malformed("rounds of several sessions");
+  const ofRounds = rounds.flatMap((round, i) => new Array<string>(counts[i] as number).fill(round));
   let weight = 0n;
   const list: Contributor[] = [];
   for (const [i, device] of devices.entries()) {
-    const before = devices[i - 1];
-    if (before !== undefined && before >= device) {
-      return malformed(`devices out of order or twice: ${before}, ${device}`);
+    const contributor = {
+      round: ofRounds[i] as string,
+      device,
+      samples: samples[i] as number,
+      updates: updates?.[i] ?? 1,
+    };
+    const before = list.at(-1);
+    if (before !== undefined && compareContributors(before, contributor) >= 0) {
+      const [left, right] = [before, contributor].map(contributionKey);
+      return malformed(`contributors out of order or twice: ${left}, ${right}`);
     }
-    const count = samples[i] as number;
-    list.push({ device, samples: count });
-    weight += BigInt(count);
+    list.push(contributor);
+    weight += BigInt(contributor.samples);
   }
   return { ok: true, list, weight };
 }

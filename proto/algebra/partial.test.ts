@@ -2,9 +2,18 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { METRIC_NAMES_MAX } from "./metric.js";
-import { mean, meanFloat64, merge, metricToFixed, metricValue, type Partial } from "./partial.js";
+import {
+  contributionKey,
+  mean,
+  meanFloat64,
+  merge,
+  metricToFixed,
+  metricValue,
+  type Partial,
+  roundsOf,
+} from "./partial.js";
 
-const origin = { round: "s.1", base: "s.0", baseDigest: "0".repeat(64) };
+const origin = { base: "s.0", baseDigest: "0".repeat(64), site: "hall" };
 const plenty = 2n ** 53n;
 
 function partialOf(fields: globalThis.Partial<Partial>): Partial {
@@ -23,7 +32,10 @@ function partialOf(fields: globalThis.Partial<Partial>): Partial {
 }
 
 const from = (device: string, samples: number, sum: bigint[]) =>
-  partialOf({ contributors: [{ device, samples }], sum: BigInt64Array.from(sum) });
+  partialOf({
+    contributors: [{ round: "s.1", device, samples, updates: 1 }],
+    sum: BigInt64Array.from(sum),
+  });
 
 function merged(a: Partial, b: Partial, totalMax = plenty): Partial {
   const result = merge(a, b, totalMax);
@@ -145,19 +157,54 @@ test("a weight past NMax is refused", () => {
 });
 
 test("an overlap is refused and named", () => {
-  const list = (...devices: string[]) => devices.map((device) => ({ device, samples: 1 }));
-  const a = partialOf({ contributors: list("a", "b", "d", "e") });
-  const b = partialOf({ contributors: list("b", "c", "e") });
+  const list = (...keys: string[]) =>
+    keys.map((key) => {
+      const [round = "", device = ""] = key.split("/");
+      return { round, device, samples: 1, updates: 1 };
+    });
+  const a = partialOf({ contributors: list("s.9/a", "s.9/b", "s.9/d", "s.10/a", "s.10/e") });
+  const b = partialOf({ contributors: list("s.9/b", "s.9/c", "s.10/b", "s.10/e") });
   const result = merge(a, b, plenty);
   assert.ok(!result.ok);
   assert.equal(result.code, "overlap");
-  assert.deepEqual(result.overlap, ["b", "e"]);
+  assert.deepEqual(result.overlap, ["s.9/b", "s.10/e"]);
 });
 
-test("Partials of different rounds, bases, grids or layouts do not merge", () => {
+test("Partials of different rounds on one base merge; a device may be in both", () => {
+  const list = (round: string, ...devices: string[]) =>
+    devices.map((device) => ({ round, device, samples: 2, updates: 1 }));
+  const a = partialOf({
+    contributors: [...list("s.9", "a", "b"), ...list("s.10", "b")],
+    sum: BigInt64Array.of(1n),
+  });
+  const b = partialOf({
+    contributors: [...list("s.9", "c"), ...list("s.10", "a", "c")],
+    sum: BigInt64Array.of(2n),
+  });
+  const both = merged(a, b);
+  assert.deepEqual(both, merged(b, a));
+  assert.deepEqual(both.contributors.map(contributionKey), [
+    "s.9/a",
+    "s.9/b",
+    "s.9/c",
+    "s.10/a",
+    "s.10/b",
+    "s.10/c",
+  ]);
+  assert.deepEqual(roundsOf(both), ["s.9", "s.10"]);
+  assert.deepEqual([both.weight, both.sum[0]], [12n, 3n]);
+});
+
+test("a merged Partial keeps its site when it is the same, and has none otherwise", () => {
+  const [a, b] = [from("a", 1, [1n]), from("b", 1, [1n])];
+  assert.equal(merged(a, b).site, "hall");
+  assert.equal(merged(a, { ...b, site: "yard" }).site, null);
+  assert.equal(merged({ ...a, site: null }, { ...b, site: null }).site, null);
+});
+
+test("Partials of different bases, grids or layouts do not merge", () => {
   const a = from("a", 1, [1n]);
   const others: [globalThis.Partial<Partial>, string][] = [
-    [{ round: "s.2" }, "base-mismatch"],
     [{ base: "s.9" }, "base-mismatch"],
     [{ baseDigest: "1".repeat(64) }, "base-mismatch"],
     [{ grid: { fractionBits: [11], range: 1 } }, "grid-mismatch"],

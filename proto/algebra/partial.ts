@@ -1,3 +1,4 @@
+import { splitNumberedId } from "../wire/ids.js";
 import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
 import { type Grid, sameGrid, stretches } from "./grid.js";
 import { type Layout, sameLayout } from "./layout.js";
@@ -6,11 +7,18 @@ import { nearestQuotient } from "./rational.js";
 
 export { metricToFixed, metricValue } from "./metric.js";
 
-export type Contributor = { readonly device: string; readonly samples: number };
-
-/** Which round a sum belongs to, and against which model its deltas were taken. */
-export type Origin = {
+/** What one device gave in one round of the cloud; (round, device) is its identity. */
+export type Contributor = {
   readonly round: string;
+  readonly device: string;
+  /** Weight n of the contribution. */
+  readonly samples: number;
+  /** Updates behind it: more than one after several site rounds. */
+  readonly updates: number;
+};
+
+/** The model against which the deltas of a sum were taken. */
+export type Origin = {
   /** Model id. */
   readonly base: string;
   /** SHA-256 of the base model's file. */
@@ -23,7 +31,9 @@ export type Partial = Origin & {
   readonly layout: Layout;
   /** N: sum of the contributors' samples. */
   readonly weight: bigint;
-  /** Sorted by device, each once. */
+  /** The site of all contributors; null when they are of several. */
+  readonly site: string | null;
+  /** Sorted by round number, then device; each (round, device) once. */
   readonly contributors: readonly Contributor[];
   readonly metrics: MetricSums;
   /** Values that devices clamped to the range. */
@@ -34,7 +44,7 @@ export type Partial = Origin & {
 
 export type MergeCode = "base-mismatch" | "grid-mismatch" | "overlap" | "total-overflow";
 export type MergeRefusal = Refusal<MergeCode> & {
-  /** With `overlap`: the devices that both name. */
+  /** With `overlap`: the contributions that both name, as `round/device`. */
   readonly overlap?: readonly string[];
 };
 
@@ -59,12 +69,12 @@ export function merge(
   return {
     ok: true,
     partial: {
-      round: a.round,
       base: a.base,
       baseDigest: a.baseDigest,
       grid: a.grid,
       layout: a.layout,
       weight,
+      site: a.site === b.site ? a.site : null,
       contributors: united.contributors,
       metrics: mergeMetrics(a.metrics, b.metrics),
       saturated: a.saturated + b.saturated,
@@ -81,12 +91,12 @@ type Comparable = Pick<Partial, keyof Origin | "grid" | "layout"> & {
   readonly sum: { readonly length: number };
 };
 
-/** Whether two sums are of the same round, base, grid and layout, so that adding them has a meaning. */
+/** Whether two sums are of the same base, grid and layout, so that adding them has a meaning. */
 export function checkComparable(
   a: Comparable,
   b: Comparable,
 ): Verdict<object, "base-mismatch" | "grid-mismatch"> {
-  for (const field of ["round", "base", "baseDigest"] as const) {
+  for (const field of ["base", "baseDigest"] as const) {
     if (a[field] !== b[field]) {
       return refuse("base-mismatch", `${field}: ${a[field]} is not ${b[field]}`);
     }
@@ -99,7 +109,30 @@ export function checkComparable(
   return { ok: true };
 }
 
-/** Merges two sorted contributor lists, or names the devices in both. */
+/** The rounds that contributed, in ascending order. */
+export function roundsOf({ contributors }: Pick<Partial, "contributors">): string[] {
+  return [...new Set(contributors.map(({ round }) => round))];
+}
+
+/** The identity of a contribution, as text. */
+export function contributionKey({ round, device }: Pick<Contributor, "round" | "device">): string {
+  return `${round}/${device}`;
+}
+
+/** The order of contributors: by round number, then by device. */
+export function compareContributors(
+  a: Pick<Contributor, "round" | "device">,
+  b: Pick<Contributor, "round" | "device">,
+): number {
+  if (a.round !== b.round) {
+    const [left, right] = [a.round, b.round].map((round) => splitNumberedId(round)?.number ?? 0);
+    if (left !== right) return (left as number) - (right as number);
+    return a.round < b.round ? -1 : 1;
+  }
+  return a.device === b.device ? 0 : a.device < b.device ? -1 : 1;
+}
+
+/** Merges two sorted contributor lists, or names the contributions in both. */
 function uniteContributors(
   a: readonly Contributor[],
   b: readonly Contributor[],
@@ -108,11 +141,14 @@ function uniteContributors(
   const overlap: string[] = [];
   let j = 0;
   for (const left of a) {
-    for (; j < b.length && (b[j] as Contributor).device < left.device; j++) {
+    let order = -1;
+    for (; j < b.length; j++) {
+      order = compareContributors(b[j] as Contributor, left);
+      if (order >= 0) break;
       contributors.push(b[j] as Contributor);
     }
-    if (b[j]?.device === left.device) {
-      overlap.push(left.device);
+    if (j < b.length && order === 0) {
+      overlap.push(contributionKey(left));
       j++;
     }
     contributors.push(left);

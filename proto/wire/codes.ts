@@ -67,6 +67,10 @@ export const codes = {
   "model-malformed": { retryable: false, means: "not a safetensors file of float32 tensors" },
   "partial-malformed": { retryable: false, means: "not a Partial" },
   "partial-conflict": { retryable: false, means: "the same Partial identity with another digest" },
+  "gateway-loop": {
+    retryable: false,
+    means: "a gateway that is, or would be, above itself",
+  },
   "id-in-use": { retryable: true, means: "another live connection holds this identity" },
 } as const;
 

@@ -36,6 +36,16 @@ export const limits = {
   roster: 10_000,
   /** Contributors in a Partial that reaches the root. */
   contributors: 100_000,
+  /** Rounds that one Partial has contributors of. `partial-malformed`; senders merge no further. */
+  roundsOfPartial: 1_024,
+  /** Updates behind one contributor of a Partial, and site rounds of a round. `partial-malformed`. */
+  updatesMax: 100_000,
+  /** Gateways on the way to the cloud, and below one gateway, that a message names. `malformed`. */
+  tiers: 16,
+  gatewaysBelow: 1_024,
+  /** Entries, and bytes of one entry, of a telemetry message. `malformed`. */
+  telemetryEntries: 500,
+  telemetryEntryBytes: 4 * 1024,
   /** Characters of the message beside a code. Cut, not refused. */
   messageChars: 500,
   /** A chunk on the tier link, in bytes. */

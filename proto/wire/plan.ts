@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { encodeCbor } from "./cbor.js";
 import { digestSchema, idSchema, modelIdSchema, roundIdSchema } from "./ids.js";
 import { limits } from "./limits.js";
 
@@ -76,6 +77,18 @@ export const planSchema = z
     siteDeadlineMs: z.number().int().min(1),
     /** From the round's opening at the cloud until it closes, in milliseconds. */
     deadlineMs: z.number().int().min(1),
+    /** kappa2: site rounds that a gateway runs on its own site model before it hands over one Partial. */
+    siteRounds: z.number().int().min(1).max(limits.updatesMax).default(1),
+    /** Further site rounds that a gateway may run while its uplink is away; 0 for none. */
+    offlineSiteRounds: z.number().int().min(0).max(limits.updatesMax).default(0),
+    /** Partials of different sites are not merged on their way. */
+    perSite: z.boolean().default(false),
+    /** A gateway brings the round that it runs to its end, whatever became of it upstream, before it begins the session's next. */
+    finishFirst: z.boolean().default(false),
+  })
+  .refine((p) => p.saturate || (p.siteRounds === 1 && p.offlineSiteRounds === 0), {
+    message: "saturate must be on where site rounds are: a site's delta can outgrow the range",
+    path: ["saturate"],
   })
   .refine((p) => p.siteDeadlineMs < p.deadlineMs, {
     message: "siteDeadlineMs must be shorter than deadlineMs: a Partial needs time to travel",
@@ -84,3 +97,22 @@ export const planSchema = z
     message: "grid.fractionBits must have one entry per tensor",
   });
 export type Plan = z.infer<typeof planSchema>;
+
+/** Later additions to the plan, with what holds where they are missing. */
+const additions = { siteRounds: 1, offlineSiteRounds: 0, perSite: false, finishFirst: false };
+
+/**
+ * A plan as it travels: what does not ask for an addition is left out, so that gateways and devices
+ * from before the addition still read every plan that they can run.
+ */
+export function leanPlan(plan: Plan): object {
+  const asked = Object.entries(plan).filter(
+    ([name, value]) => (additions as Record<string, unknown>)[name] !== value,
+  );
+  return Object.fromEntries(asked);
+}
+
+/** The bytes of a plan: CBOR. */
+export function encodePlan(plan: Plan): Uint8Array {
+  return new Uint8Array(encodeCbor(leanPlan(plan)));
+}

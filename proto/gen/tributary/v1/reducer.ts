@@ -36,6 +36,7 @@ export interface AttachRequest {
     | { $case: "roundProgress"; value: RoundProgress }
     | { $case: "heartbeat"; value: Heartbeat }
     | { $case: "planRefused"; value: PlanRefused }
+    | { $case: "telemetry"; value: Telemetry }
     | undefined;
 }
 
@@ -46,6 +47,7 @@ export interface AttachResponse {
     | { $case: "roundClosed"; value: RoundClosed }
     | { $case: "modelPublished"; value: ModelPublished }
     | { $case: "heartbeatEcho"; value: HeartbeatEcho }
+    | { $case: "telemetryReceipt"; value: TelemetryReceipt }
     | undefined;
 }
 
@@ -58,12 +60,20 @@ export interface Hello {
   softwareVersion: string;
   /** Rounds it holds an unfinished or unsent result of. */
   rounds: string[];
+  /** Gateways attached below it, at any depth. Its upstream refuses one that it is itself below. */
+  below: string[];
+  /** The sender's wall clock, in milliseconds since 1970. */
+  nowMs: bigint;
 }
 
 export interface Welcome {
   protocolVersion: number;
   upstream: string;
   heartbeatIntervalMs: number;
+  /** The upstream and what is above it, the root last. */
+  path: string[];
+  /** The upstream's wall clock, in milliseconds since 1970; 0 when it does not trust its own. */
+  nowMs: bigint;
 }
 
 export interface Device {
@@ -71,6 +81,9 @@ export interface Device {
   sdk: string;
   /** CBOR map of the attributes that the device announced. */
   attributes: Buffer;
+  /** Where it is connected, when that is not the sender itself. */
+  site: string;
+  gateway: string;
 }
 
 /**
@@ -102,11 +115,43 @@ export interface Heartbeat {
   refusals: { [key: string]: bigint };
   /** Updates received again after they were receipted, since start: answered, never counted twice. */
   duplicatesDropped: bigint;
+  /** The budget of all that is buffered, and what each class of it takes up. */
+  budgetBytes: bigint;
+  classes: BufferClass[];
+  /** Round trip of the heartbeat before this one; 0 when none was measured. */
+  roundTripMs: number;
+  /** The sender's wall clock less the upstream's, as far as it knows. */
+  clockOffsetMs: bigint;
 }
 
 export interface Heartbeat_RefusalsEntry {
   key: string;
   value: bigint;
+}
+
+/** One of control, results, metrics and logs. */
+export interface BufferClass {
+  name: string;
+  bytes: bigint;
+  budgetBytes: bigint;
+  /** Entries given up for room since start. Always 0 for results and control. */
+  evicted: bigint;
+}
+
+/** What a gateway noted while it could not send it: samples of its state, or its own events. */
+export interface Telemetry {
+  /** metrics or logs. */
+  class: string;
+  /** Of the first entry; the others follow it. A class's sequence never goes back in an incarnation. */
+  sequence: bigint;
+  /** CBOR maps, at most 500, each at most 4 KiB. */
+  entries: Buffer[];
+}
+
+export interface TelemetryReceipt {
+  class: string;
+  /** The newest entry that is durable upstream; the sender may delete it and all before it. */
+  sequence: bigint;
 }
 
 export interface HeartbeatEcho {
@@ -160,7 +205,10 @@ export interface PartialId {
 }
 
 export interface OpenPartialRequest {
-  id: PartialId | undefined;
+  id:
+    | PartialId
+    | undefined;
+  /** The newest of the rounds that contributed. */
   round: string;
   digest: string;
   totalBytes: bigint;
@@ -195,8 +243,8 @@ export interface PartialState {
 export interface Receipt {
   digest: string;
   /**
-   * merged: it is part of the open round. expired: it came too late or without quorum; recorded
-   * under `rule`.
+   * merged: it is part of the open round. kept: it came late and is kept for a later model. expired:
+   * it will be in no model; recorded under `rule`.
    */
   outcome: string;
   rule: string;
@@ -228,6 +276,9 @@ export const AttachRequest: MessageFns<AttachRequest> = {
         break;
       case "planRefused":
         PlanRefused.encode(message.message.value, writer.uint32(42).fork()).join();
+        break;
+      case "telemetry":
+        Telemetry.encode(message.message.value, writer.uint32(50).fork()).join();
         break;
     }
     return writer;
@@ -286,6 +337,14 @@ export const AttachRequest: MessageFns<AttachRequest> = {
             message.message = { $case: "planRefused", value: PlanRefused.decode(reader, reader.uint32()) };
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.message = { $case: "telemetry", value: Telemetry.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -320,6 +379,9 @@ export const AttachResponse: MessageFns<AttachResponse> = {
         break;
       case "heartbeatEcho":
         HeartbeatEcho.encode(message.message.value, writer.uint32(42).fork()).join();
+        break;
+      case "telemetryReceipt":
+        TelemetryReceipt.encode(message.message.value, writer.uint32(50).fork()).join();
         break;
     }
     return writer;
@@ -378,6 +440,14 @@ export const AttachResponse: MessageFns<AttachResponse> = {
             message.message = { $case: "heartbeatEcho", value: HeartbeatEcho.decode(reader, reader.uint32()) };
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.message = { $case: "telemetryReceipt", value: TelemetryReceipt.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -392,7 +462,16 @@ export const AttachResponse: MessageFns<AttachResponse> = {
 };
 
 function createBaseHello(): Hello {
-  return { protocolVersion: 0, gateway: "", site: "", incarnation: "", softwareVersion: "", rounds: [] };
+  return {
+    protocolVersion: 0,
+    gateway: "",
+    site: "",
+    incarnation: "",
+    softwareVersion: "",
+    rounds: [],
+    below: [],
+    nowMs: 0n,
+  };
 }
 
 export const Hello: MessageFns<Hello> = {
@@ -414,6 +493,15 @@ export const Hello: MessageFns<Hello> = {
     }
     for (const v of message.rounds) {
       writer.uint32(50).string(v!);
+    }
+    for (const v of message.below) {
+      writer.uint32(58).string(v!);
+    }
+    if (message.nowMs !== 0n) {
+      if (BigInt.asUintN(64, message.nowMs) !== message.nowMs) {
+        throw new globalThis.Error("value provided for field message.nowMs of type uint64 too large");
+      }
+      writer.uint32(64).uint64(message.nowMs);
     }
     return writer;
   },
@@ -479,6 +567,22 @@ export const Hello: MessageFns<Hello> = {
             message.rounds.push(reader.string());
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.below.push(reader.string());
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.nowMs = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -493,7 +597,7 @@ export const Hello: MessageFns<Hello> = {
 };
 
 function createBaseWelcome(): Welcome {
-  return { protocolVersion: 0, upstream: "", heartbeatIntervalMs: 0 };
+  return { protocolVersion: 0, upstream: "", heartbeatIntervalMs: 0, path: [], nowMs: 0n };
 }
 
 export const Welcome: MessageFns<Welcome> = {
@@ -506,6 +610,15 @@ export const Welcome: MessageFns<Welcome> = {
     }
     if (message.heartbeatIntervalMs !== 0) {
       writer.uint32(24).uint32(message.heartbeatIntervalMs);
+    }
+    for (const v of message.path) {
+      writer.uint32(34).string(v!);
+    }
+    if (message.nowMs !== 0n) {
+      if (BigInt.asUintN(64, message.nowMs) !== message.nowMs) {
+        throw new globalThis.Error("value provided for field message.nowMs of type uint64 too large");
+      }
+      writer.uint32(40).uint64(message.nowMs);
     }
     return writer;
   },
@@ -547,6 +660,22 @@ export const Welcome: MessageFns<Welcome> = {
             message.heartbeatIntervalMs = reader.uint32();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.path.push(reader.string());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.nowMs = reader.uint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -561,7 +690,7 @@ export const Welcome: MessageFns<Welcome> = {
 };
 
 function createBaseDevice(): Device {
-  return { device: "", sdk: "", attributes: Buffer.alloc(0) };
+  return { device: "", sdk: "", attributes: Buffer.alloc(0), site: "", gateway: "" };
 }
 
 export const Device: MessageFns<Device> = {
@@ -574,6 +703,12 @@ export const Device: MessageFns<Device> = {
     }
     if (message.attributes.length !== 0) {
       writer.uint32(26).bytes(message.attributes);
+    }
+    if (message.site !== "") {
+      writer.uint32(34).string(message.site);
+    }
+    if (message.gateway !== "") {
+      writer.uint32(42).string(message.gateway);
     }
     return writer;
   },
@@ -613,6 +748,22 @@ export const Device: MessageFns<Device> = {
             }
 
             message.attributes = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.site = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.gateway = reader.string();
             continue;
           }
         }
@@ -796,6 +947,10 @@ function createBaseHeartbeat(): Heartbeat {
     freeDiskBytes: 0n,
     refusals: {},
     duplicatesDropped: 0n,
+    budgetBytes: 0n,
+    classes: [],
+    roundTripMs: 0,
+    clockOffsetMs: 0n,
   };
 }
 
@@ -839,6 +994,24 @@ export const Heartbeat: MessageFns<Heartbeat> = {
         throw new globalThis.Error("value provided for field message.duplicatesDropped of type uint64 too large");
       }
       writer.uint32(64).uint64(message.duplicatesDropped);
+    }
+    if (message.budgetBytes !== 0n) {
+      if (BigInt.asUintN(64, message.budgetBytes) !== message.budgetBytes) {
+        throw new globalThis.Error("value provided for field message.budgetBytes of type uint64 too large");
+      }
+      writer.uint32(72).uint64(message.budgetBytes);
+    }
+    for (const v of message.classes) {
+      BufferClass.encode(v!, writer.uint32(82).fork()).join();
+    }
+    if (message.roundTripMs !== 0) {
+      writer.uint32(88).uint32(message.roundTripMs);
+    }
+    if (message.clockOffsetMs !== 0n) {
+      if (BigInt.asIntN(64, message.clockOffsetMs) !== message.clockOffsetMs) {
+        throw new globalThis.Error("value provided for field message.clockOffsetMs of type sint64 too large");
+      }
+      writer.uint32(96).sint64(message.clockOffsetMs);
     }
     return writer;
   },
@@ -923,6 +1096,38 @@ export const Heartbeat: MessageFns<Heartbeat> = {
             message.duplicatesDropped = reader.uint64() as bigint;
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.budgetBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.classes.push(BufferClass.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.roundTripMs = reader.uint32();
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.clockOffsetMs = reader.sint64() as bigint;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -981,6 +1186,225 @@ export const Heartbeat_RefusalsEntry: MessageFns<Heartbeat_RefusalsEntry> = {
             }
 
             message.value = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseBufferClass(): BufferClass {
+  return { name: "", bytes: 0n, budgetBytes: 0n, evicted: 0n };
+}
+
+export const BufferClass: MessageFns<BufferClass> = {
+  encode(message: BufferClass, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.bytes !== 0n) {
+      if (BigInt.asUintN(64, message.bytes) !== message.bytes) {
+        throw new globalThis.Error("value provided for field message.bytes of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.bytes);
+    }
+    if (message.budgetBytes !== 0n) {
+      if (BigInt.asUintN(64, message.budgetBytes) !== message.budgetBytes) {
+        throw new globalThis.Error("value provided for field message.budgetBytes of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.budgetBytes);
+    }
+    if (message.evicted !== 0n) {
+      if (BigInt.asUintN(64, message.evicted) !== message.evicted) {
+        throw new globalThis.Error("value provided for field message.evicted of type uint64 too large");
+      }
+      writer.uint32(32).uint64(message.evicted);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): BufferClass {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseBufferClass();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.bytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.budgetBytes = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.evicted = reader.uint64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseTelemetry(): Telemetry {
+  return { class: "", sequence: 0n, entries: [] };
+}
+
+export const Telemetry: MessageFns<Telemetry> = {
+  encode(message: Telemetry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.class !== "") {
+      writer.uint32(10).string(message.class);
+    }
+    if (message.sequence !== 0n) {
+      if (BigInt.asUintN(64, message.sequence) !== message.sequence) {
+        throw new globalThis.Error("value provided for field message.sequence of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.sequence);
+    }
+    for (const v of message.entries) {
+      writer.uint32(26).bytes(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Telemetry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTelemetry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.class = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sequence = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.entries.push(Buffer.from(reader.bytes()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseTelemetryReceipt(): TelemetryReceipt {
+  return { class: "", sequence: 0n };
+}
+
+export const TelemetryReceipt: MessageFns<TelemetryReceipt> = {
+  encode(message: TelemetryReceipt, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.class !== "") {
+      writer.uint32(10).string(message.class);
+    }
+    if (message.sequence !== 0n) {
+      if (BigInt.asUintN(64, message.sequence) !== message.sequence) {
+        throw new globalThis.Error("value provided for field message.sequence of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.sequence);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TelemetryReceipt {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTelemetryReceipt();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.class = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sequence = reader.uint64() as bigint;
             continue;
           }
         }
