@@ -50,6 +50,8 @@ export type CombineOptions = {
   readonly path: string;
   readonly kernel: Kernel;
   readonly plan: Plan;
+  /** The site whose devices contribute. */
+  readonly site: string;
   readonly clock: Clock;
   readonly random: Random;
   /** Uploads in progress: while there are some, a commit waits a moment for them to share it. */
@@ -280,9 +282,10 @@ export async function openCombine(options: CombineOptions): Promise<Combine> {
   };
 }
 
-function newAccumulator({ kernel, plan }: CombineOptions): Accumulator {
+function newAccumulator({ kernel, plan, site }: CombineOptions): Accumulator {
   return createAccumulator(kernel, plan.layout, plan.grid, BigInt(plan.totalMax), {
     round: plan.round,
+    site,
     base: plan.base.model,
     baseDigest: plan.base.digest,
     evaluation: plan.task === "evaluate",

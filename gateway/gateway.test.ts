@@ -44,8 +44,8 @@ describe("a round", () => {
     const partial = reducer.partials[0];
     assert.equal(partial?.weight, 17n);
     assert.deepEqual(partial?.contributors, [
-      { device: "dev-a", samples: 10 },
-      { device: "dev-b", samples: 7 },
+      { round: plan.round, device: "dev-a", samples: 10, updates: 1 },
+      { round: plan.round, device: "dev-b", samples: 7, updates: 1 },
     ]);
     assert.ok(partial?.sum.every((value) => value === 3n * 10n - 7n));
     await until("the seal is reported", () => reducer.lastProgress(plan.round)?.sealed);

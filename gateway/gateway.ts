@@ -132,6 +132,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
 
     const rounds: Rounds = await createRounds({
       gateway,
+      site,
       absentGraceMs: config.absentGraceMs,
       modelCacheBytes: config.modelCacheBytes,
       disk,
@@ -185,6 +186,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         incarnation: store.incarnation,
         softwareVersion: options.softwareVersion,
         rounds: [...rounds.openRounds(), ...outbox.rounds()],
+        below: [],
+        nowMs: BigInt(Math.round(clock.nowMs())),
       }),
       devices: () => devices.list(),
       progress: () => rounds.progress(),
@@ -199,6 +202,10 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           freeDiskBytes: BigInt(storage.freeBytes),
           refusals: Object.fromEntries([...refusals].map(([code, n]) => [code, BigInt(n)])),
           duplicatesDropped: BigInt(duplicates),
+          budgetBytes: BigInt(config.budgetBytes),
+          classes: [],
+          roundTripMs: 0,
+          clockOffsetMs: 0n,
         } satisfies Omit<Heartbeat, "sequence">;
       },
     };

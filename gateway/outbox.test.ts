@@ -17,13 +17,13 @@ const plan = samplePlan({ layout: [{ name: "w", shape: [300_000] }] });
 
 function partialOf(round: string, value: bigint): Partial {
   return {
-    round,
+    site: "plant",
     base: plan.base.model,
     baseDigest: plan.base.digest,
     grid: plan.grid,
     layout: plan.layout,
     weight: 10n,
-    contributors: [{ device: "dev-a", samples: 10 }],
+    contributors: [{ round, device: "dev-a", samples: 10, updates: 1 }],
     metrics: {},
     saturated: 0,
     sum: new BigInt64Array(300_000).fill(value),

@@ -55,7 +55,7 @@ export async function openOutbox(
     sealed: Omit<SealedRecord, "order">,
     contributors: Iterable<readonly [string, string]>,
   ): Promise<OutboxRecord> {
-    const landed = (await store.outbox()).find((entry) => entry.round === partial.round);
+    const landed = (await store.outbox()).find((entry) => entry.round === sealed.round);
     if (landed !== undefined) {
       // An earlier attempt was written although it reported a failure.
       if (!entries.some((entry) => entry.sequence === landed.sequence)) entries.push(landed);
@@ -65,7 +65,7 @@ export async function openOutbox(
     const parts = encodePartial(partial);
     const entry: OutboxRecord = {
       sequence,
-      round: partial.round,
+      round: sealed.round,
       digest: sha256(parts),
       bytes: parts.reduce((sum, part) => sum + part.length, 0),
       sealedAtMs: clock.nowMs(),

@@ -46,6 +46,7 @@ export type Rounds = RoundSource & {
 
 export type RoundsOptions = {
   readonly gateway: string;
+  readonly site: string;
   readonly absentGraceMs: number;
   readonly modelCacheBytes: number;
   readonly disk: Disk;
@@ -232,6 +233,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       path: journalOf(name),
       kernel: options.kernel,
       plan,
+      site: options.site,
       clock,
       random: options.random,
       uploading: options.uploading,

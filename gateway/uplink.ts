@@ -231,7 +231,7 @@ export function createUplink(options: UplinkOptions): Uplink {
 
 function describeDevice(device: string, record: DeviceRecord): Device {
   const attributes = Buffer.from(encodeCbor(record.attributes));
-  return { device, sdk: record.sdk, attributes };
+  return { device, sdk: record.sdk, attributes, site: "", gateway: "" };
 }
 
 function fullDeviceList(devices: Iterable<readonly [string, DeviceRecord]>): AttachRequest[] {

@@ -128,7 +128,13 @@ export async function openTestReducer(port = 0): Promise<TestReducer> {
         heard.push(message);
         if (message.$case === "hello") {
           stream = call;
-          const value = { protocolVersion: 1, upstream: "test", heartbeatIntervalMs: 250 };
+          const value = {
+            protocolVersion: 1,
+            upstream: "test",
+            heartbeatIntervalMs: 250,
+            path: ["test"],
+            nowMs: 0n,
+          };
           call.write({ message: { $case: "welcome", value } });
         }
         if (message.$case === "heartbeat" && reducer.echo) {

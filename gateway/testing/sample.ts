@@ -31,6 +31,10 @@ export function samplePlan(changes: Partial<Plan> = {}): Plan {
     siteQuorum: 1,
     siteDeadlineMs: 60_000,
     deadlineMs: 90_000,
+    siteRounds: 1,
+    offlineSiteRounds: 0,
+    perSite: false,
+    finishFirst: false,
     ...changes,
   };
 }
