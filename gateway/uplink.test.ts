@@ -92,6 +92,8 @@ describe("the uplink", () => {
         incarnation: "inc",
         softwareVersion: "0",
         rounds: ["s.1"],
+        below: [],
+        nowMs: 1n,
       },
     ]);
     assert.equal(reducer.heard("devicesChanged")[0]?.all, true);
