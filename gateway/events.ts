@@ -13,6 +13,9 @@ export type GatewayEvent =
   | { level: "info"; name: "gateway-stopped"; gateway: string }
   | { level: "info"; name: "uplink-attached"; upstream: string }
   | { level: "warn"; name: "uplink-lost"; reason: string; retryMs: number }
+  | { level: "warn"; name: "clock-untrusted"; floor: string; offsetMs: number }
+  | { level: "warn"; name: "clock-skew"; offsetMs: number }
+  | { level: "info"; name: "clock-agrees"; offsetMs: number }
   | { level: "debug"; name: "device-connected"; device: string }
   | { level: "debug"; name: "device-disconnected"; device: string }
   | { level: "warn"; name: "connection-refused"; device: string; reason: string }

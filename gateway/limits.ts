@@ -72,6 +72,12 @@ export const limits = {
   outboxPartials: 10_000,
   /** How long a reading of the free disk space is trusted, in milliseconds. */
   freeSpaceTtlMs: 1_000,
+  /** From the start to the first write of the site's time; each next wait is twice as long, in milliseconds. */
+  timeFirstWriteMs: 1_000,
+  /** Between two writes of the site's time at most, in milliseconds: what a SIGKILL can make it repeat. */
+  timeWriteMs: 60_000,
+  /** A wall clock that is further than this from the upstream's time is reported, in milliseconds. */
+  clockSkewMs: 30_000,
   /** Between two attempts to seal a round whose Partial could not be written, in milliseconds. */
   sealRetryMs: 2_000,
 } as const;

@@ -89,6 +89,10 @@ export type Store = {
   published(): Promise<PublishedRecord[]>;
   putPublished(session: string, record: PublishedRecord): Promise<void>;
   removePublished(session: string): Promise<void>;
+  /** A small record of a part that keeps one, by the part's name. */
+  readNote<S extends z.ZodType>(name: string, schema: S): Promise<z.infer<S> | undefined>;
+  /** Without `sync` a power cut may take it, a kill does not. */
+  putNote(name: string, value: unknown, options: { readonly sync: boolean }): Promise<void>;
   close(): Promise<void>;
 };
 
@@ -216,6 +220,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     published: () => scan("published!", publishedSchema),
     putPublished: (session, record) => write([put(`published!${session}`, record)], true),
     removePublished: (session) => write([{ type: "del", key: `published!${session}` }], true),
+    readNote: (name, schema) => get(`note!${name}`, schema),
+    putNote: (name, value, { sync }) => write([put(`note!${name}`, value)], sync),
     close: () => table.close(),
   };
 }
