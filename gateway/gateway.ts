@@ -8,6 +8,7 @@ import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
 import { type BrokerOptions, createBroker, type DeviceLink } from "./broker.js";
+import { buildDateMs } from "./build-date.js";
 import type { GatewayConfig } from "./config.js";
 import { createDeviceRegistry } from "./devices.js";
 import type { GatewayEvents } from "./events.js";
@@ -21,6 +22,7 @@ import { createPublications } from "./publications.js";
 import { createReplies } from "./replies.js";
 import { createRounds, type Rounds } from "./rounds.js";
 import { createShipping, type Shipping } from "./shipping.js";
+import { openSiteTime, type SiteTime } from "./site-time.js";
 import { createStorage } from "./storage.js";
 import { type Database, openStore } from "./store.js";
 import { createUplink, type Uplink, type UplinkFacts } from "./uplink.js";
@@ -50,6 +52,8 @@ export type GatewayOptions = {
   readonly config: GatewayConfig;
   readonly softwareVersion: string;
   readonly events: GatewayEvents;
+  /** Called once the site's time is known, for stamps of events. */
+  readonly onTime?: (time: SiteTime) => void;
   readonly parts?: Partial<GatewayParts>;
 };
 
@@ -83,7 +87,10 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       ...(parts.database && { database: parts.database }),
     });
     teardown.push(() => store.close());
-    const outbox = await openOutbox(disk, store, clock, events);
+    const time = await openSiteTime({ store, clock, events, buildDateMs });
+    teardown.push(() => time.close());
+    options.onTime?.(time);
+    const outbox = await openOutbox(disk, store, time, events);
 
     const upstream = parts.upstream ?? createUpstream(config.upstream, clock);
     teardown.push(() => upstream.close());
@@ -115,6 +122,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       onProgress: (digest) => modelParts?.progressed(digest),
       events,
       clock,
+      time,
       random,
       backoff,
     });
@@ -151,6 +159,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       onPlanRefused: (round, refusal) => uplink?.planRefused(round, refusal),
       events,
       clock,
+      time,
       random,
     });
     teardown.push(() => rounds.close());
@@ -205,7 +214,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           budgetBytes: BigInt(config.budgetBytes),
           classes: [],
           roundTripMs: 0,
-          clockOffsetMs: 0n,
+          clockOffsetMs: BigInt(Math.round(time.offsetMs)),
         } satisfies Omit<Heartbeat, "sequence">;
       },
     };
@@ -213,7 +222,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       upstream,
       facts,
       handlers: {
-        onAttached() {
+        onAttached({ nowMs }) {
+          time.hear(Number(nowMs));
           models.kick();
           shipping.kick();
         },

@@ -56,6 +56,7 @@ async function bench(settings: { dir?: string; disk?: MemoryDisk; cacheBytes?: n
     onProgress: () => {},
     events: (event) => events.push(event),
     clock: systemClock(),
+    time: { logicalMs: () => performance.now() },
     random: seededRandom(1),
     backoff: { baseMs: 1, capMs: 5 },
   });

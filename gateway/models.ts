@@ -7,6 +7,7 @@ import { verifyChunk } from "@tributary/proto/wire/manifest.js";
 import type { Manifest } from "@tributary/proto/wire/plan.js";
 import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
+import type { SiteTime } from "./site-time.js";
 import type { ModelRecord, Store } from "./store.js";
 import type { Upstream } from "./upstream.js";
 
@@ -35,6 +36,7 @@ export type ModelsOptions = {
   readonly onProgress: (digest: string) => void;
   readonly events: GatewayEvents;
   readonly clock: Clock;
+  readonly time: Pick<SiteTime, "logicalMs">;
   readonly random: Random;
   readonly backoff: { readonly baseMs: number; readonly capMs: number };
 };
@@ -51,7 +53,7 @@ const DIR = "models";
 const fileOf = (digest: string) => `${DIR}/${digest}`;
 
 export async function openModels(options: ModelsOptions): Promise<Models> {
-  const { disk, store, upstream, events, clock, random } = options;
+  const { disk, store, upstream, events, clock, time, random } = options;
   await disk.makeDir(DIR);
   const models = await restore(disk, store);
   const pins = new Map<string, number>();
@@ -177,7 +179,7 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
   }
 
   async function add(manifest: Manifest): Promise<void> {
-    const model: Model = { manifest, usedAtMs: clock.nowMs(), complete: false, bytes: 0 };
+    const model: Model = { manifest, usedAtMs: time.logicalMs(), complete: false, bytes: 0 };
     models.set(manifest.digest, model);
     wants.add(manifest.digest);
     for (const old of wants) {
@@ -192,7 +194,7 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
     want(manifest) {
       const known = models.get(manifest.digest);
       if (known !== undefined) {
-        known.usedAtMs = clock.nowMs();
+        known.usedAtMs = time.logicalMs();
         void store.touchModel(record(known)).catch(() => {});
         return kick();
       }
@@ -215,7 +217,7 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
     },
     async read(digest, offset, length) {
       const model = models.get(digest);
-      if (model !== undefined) model.usedAtMs = clock.nowMs();
+      if (model !== undefined) model.usedAtMs = time.logicalMs();
       const file = await disk.openRead(fileOf(digest));
       try {
         return await file.read(offset, length);

@@ -40,7 +40,10 @@ async function bench() {
   const events: GatewayEvent[] = [];
   const open = async () => {
     const store = await temporary.store(dir);
-    return { store, outbox: await openOutbox(disk, store, clock, (e) => events.push(e)) };
+    return {
+      store,
+      outbox: await openOutbox(disk, store, { logicalMs: clock.nowMs }, (e) => events.push(e)),
+    };
   };
   return { disk, clock, events, open, ...(await open()) };
 }

@@ -1,11 +1,11 @@
 import { encodePartial } from "@tributary/proto/algebra/frame.js";
 import type { Partial } from "@tributary/proto/algebra/partial.js";
-import type { Clock } from "@tributary/proto/host/clock.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
 import type { GatewayEvents } from "./events.js";
+import type { SiteTime } from "./site-time.js";
 import type { OutboxRecord, SealedRecord, Store } from "./store.js";
 
 /**
@@ -43,7 +43,7 @@ const fileOf = (sequence: number) => `${DIR}/${String(sequence).padStart(16, "0"
 export async function openOutbox(
   disk: Disk,
   store: Store,
-  clock: Clock,
+  time: Pick<SiteTime, "logicalMs">,
   events: GatewayEvents,
 ): Promise<Outbox> {
   await disk.makeDir(DIR);
@@ -68,7 +68,7 @@ export async function openOutbox(
       round: sealed.round,
       digest: sha256(parts),
       bytes: parts.reduce((sum, part) => sum + part.length, 0),
-      sealedAtMs: clock.nowMs(),
+      sealedAtMs: time.logicalMs(),
     };
     await disk.writeFileAtomic(fileOf(sequence), parts);
     await store.seal(sealed, contributors, entry);
@@ -85,7 +85,7 @@ export async function openOutbox(
     },
     oldestAgeMs() {
       const oldest = entries[0];
-      return oldest === undefined ? 0 : Math.max(0, clock.nowMs() - oldest.sealedAtMs);
+      return oldest === undefined ? 0 : Math.max(0, time.logicalMs() - oldest.sealedAtMs);
     },
     first: () => entries[0],
     rounds: () => entries.map((entry) => entry.round),

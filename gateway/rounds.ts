@@ -26,6 +26,7 @@ import {
   stepRound,
 } from "./round.js";
 import { createSealedRounds } from "./sealed-rounds.js";
+import type { SiteTime } from "./site-time.js";
 import type { RoundRecord, SealedRecord, Store } from "./store.js";
 
 /** The rounds of this gateway: runs what the round machine decides. */
@@ -65,6 +66,7 @@ export type RoundsOptions = {
   readonly onPlanRefused: (round: string, refusal: Refusal) => void;
   readonly events: GatewayEvents;
   readonly clock: Clock;
+  readonly time: Pick<SiteTime, "logicalMs">;
   readonly random: Random;
 };
 
@@ -92,7 +94,7 @@ export function askOrder(round: string, roster: readonly string[]): string[] {
 
 /** Opens the rounds that were open when the gateway last ran. */
 export async function createRounds(options: RoundsOptions): Promise<Rounds> {
-  const { disk, store, outbox, models, link, events, clock } = options;
+  const { disk, store, outbox, models, link, events, clock, time } = options;
   const rounds = new Map<string, Round>();
   const sealed = createSealedRounds(await store.sealed());
   let control: Promise<void> = Promise.resolve();
@@ -204,7 +206,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       round: name,
       plan: opened.plan,
       roster: opened.roster,
-      deadlineAtMs: clock.nowMs() + remainingMs,
+      deadlineAtMs: time.logicalMs() + remainingMs,
     };
     try {
       await start(plan, record, remainingMs, () => store.putRound(record));
@@ -329,8 +331,8 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
         refusePlan(record.round, read);
         continue;
       }
-      const leftMs = record.deadlineAtMs - clock.nowMs();
-      // A wall clock that was set back must not make the round longer than its plan.
+      const leftMs = record.deadlineAtMs - time.logicalMs();
+      // What a kill took back of the logical time must not make the round longer than its plan.
       const remainingMs = Math.min(Math.max(0, leftMs), read.plan.siteDeadlineMs);
       await start(read.plan, record, remainingMs);
     }

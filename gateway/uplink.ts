@@ -19,7 +19,7 @@ import { limits } from "./limits.js";
 import type { AttachCall, Upstream } from "./upstream.js";
 
 export type UplinkHandlers = {
-  onAttached(): void;
+  onAttached(welcome: Welcome): void;
   onRoundOpened(opened: RoundOpened): void;
   onRoundClosed(round: string, outcome: string): void;
   onPublished(session: string, manifest: Uint8Array, layout: Uint8Array): void;
@@ -161,7 +161,7 @@ export function createUplink(options: UplinkOptions): Uplink {
     flush();
     const asked = value.heartbeatIntervalMs;
     beat(attempt, Math.min(limits.heartbeatMaxMs, Math.max(limits.heartbeatMinMs, asked)));
-    handlers.onAttached();
+    handlers.onAttached(value);
   }
 
   /** Beats, and gives up a link on which the upstream has gone silent. */
