@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { status } from "@grpc/grpc-js";
 import { createManualClock } from "@tributary/proto/host/clock.js";
+import { CODE_KEY } from "@tributary/proto/tier/grpc-status.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { CODE_KEY } from "./grpc-status.js";
 import { limits } from "./limits.js";
 import { persistently } from "./session-record.js";
 import {

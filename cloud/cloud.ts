@@ -3,21 +3,21 @@ import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
 import { acquireLock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
+import { createAttachments } from "@tributary/proto/tier/attach.js";
+import { listenGrpc } from "@tributary/proto/tier/grpc-server.js";
+import { createInbox } from "@tributary/proto/tier/inbox.js";
+import { createService } from "@tributary/proto/tier/service.js";
+import { SPOOL_FOLDER } from "@tributary/proto/tier/spool.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { startApi } from "./api/server.js";
-import { createAttachments } from "./attach.js";
 import type { CloudConfig } from "./config.js";
 import { createDevices } from "./devices.js";
 import type { CloudEvent, CloudEvents } from "./events.js";
 import { createFleetRecord, loadFleet } from "./fleet-record.js";
 import { createGateways } from "./gateways.js";
-import { listenGrpc } from "./grpc-server.js";
-import { createInbox } from "./inbox.js";
 import { createModels, type Models } from "./models.js";
-import { createService } from "./service.js";
 import type { Sessions } from "./session-view.js";
 import { openSessions } from "./sessions.js";
-import { SPOOL_FOLDER } from "./spool.js";
 import { openStore } from "./store/open.js";
 import type { Store } from "./store/store.js";
 
@@ -91,6 +91,8 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       devices,
       events,
       upstream: "cloud",
+      above: () => [],
+      nowMs: () => clock.nowMs(),
       heartbeatIntervalMs: config.heartbeatIntervalMs,
       heartbeatMissedMs: config.heartbeatMissedMs,
     });
@@ -122,7 +124,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
         return row?.digest === digest ? models.open(digest) : undefined;
       },
     });
-    const grpc = await (options.listenGrpc ?? listenGrpc)(service, config.grpc, clock);
+    const grpc = await (options.listenGrpc ?? listenGrpc)(service, config.grpc, clock, events);
     teardown.push(() => {
       attachments.close();
       return grpc.close();

@@ -1,22 +1,11 @@
 import type { EventSink } from "@tributary/proto/host/events.js";
+import type { LinkEvent } from "@tributary/proto/tier/events.js";
 
 /** What the cloud reports, in a closed vocabulary. Fields are flat; sizes and times carry units. */
 export type CloudEvent =
+  | LinkEvent
   | { level: "info"; name: "cloud-started"; grpcPort: number; httpPort: number }
   | { level: "info"; name: "cloud-stopped" }
-  | {
-      level: "info";
-      name: "gateway-attached";
-      gateway: string;
-      site: string;
-      incarnation: string;
-      softwareVersion: string;
-    }
-  | { level: "warn"; name: "gateway-detached"; gateway: string; reason: string }
-  | { level: "warn"; name: "gateway-replaced"; gateway: string; incarnation: string }
-  | { level: "warn"; name: "gateway-refused"; gateway: string; code: string; message: string }
-  | { level: "debug"; name: "devices-changed"; gateway: string; joined: number; left: number }
-  | { level: "warn"; name: "devices-full"; gateway: string; dropped: number }
   | { level: "info"; name: "session-started"; session: string; initialModel: string }
   | { level: "info"; name: "session-resumed"; session: string; head: string }
   | { level: "info"; name: "session-stopped"; session: string }
@@ -97,7 +86,6 @@ export type CloudEvent =
       code: string;
       message: string;
     }
-  | { level: "info"; name: "partial-repeated"; round: string; gateway: string }
   | {
       level: "info";
       name: "model-made";
@@ -122,7 +110,6 @@ export type CloudEvent =
       value: number | undefined;
     }
   | { level: "warn"; name: "optimizer-reset"; session: string; model: string; reason: string }
-  | { level: "error"; name: "storage-failed"; what: string; message: string; retryMs: number }
-  | { level: "error"; name: "call-failed"; call: string; message: string };
+  | { level: "error"; name: "storage-failed"; what: string; message: string; retryMs: number };
 
 export type CloudEvents = EventSink<CloudEvent>;

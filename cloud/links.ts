@@ -3,12 +3,6 @@ import { encodeCbor } from "@tributary/proto/wire/cbor.js";
 import type { LiveRound } from "./live-round.js";
 import type { PlanBase } from "./round-plan.js";
 
-/** The way down to the gateways. What is sent to one that is not attached is dropped: it asks again. */
-export type Links = {
-  send(gateway: string, message: AttachResponse): void;
-  broadcast(message: AttachResponse): void;
-};
-
 /** Undefined when the round does not expect anything of the gateway. */
 export function roundOpened(
   live: LiveRound,

@@ -1,11 +1,11 @@
 import { decodePartial } from "@tributary/proto/algebra/frame.js";
 import type { Contributor, Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import type { RoundProgress } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { identityText, type PartialIdentity } from "@tributary/proto/tier/identity.js";
+import type { Announcement } from "@tributary/proto/tier/inbox.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { admitPartial } from "./admission.js";
-import { identityText } from "./identity.js";
-import type { Announcement } from "./inbox.js";
 import {
   beginDetached,
   openRound,
@@ -19,7 +19,7 @@ import {
 import type { RoundJournal, RoundRecord, StandingRecord } from "./round-journal.js";
 import { readPlan } from "./round-plan.js";
 import type { MemberView, RoundView } from "./session-view.js";
-import type { OpenRound, PartialIdentity } from "./store/rows.js";
+import type { OpenRound } from "./store/rows.js";
 
 /** A Partial that is durable, without its values. */
 export type HeldPartial = {

@@ -1,13 +1,12 @@
 import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import { identityText, type PartialIdentity } from "@tributary/proto/tier/identity.js";
+import type { Announcement, PartialReceipt, Settled } from "@tributary/proto/tier/inbox.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import { identityText } from "./identity.js";
-import type { Announcement, PartialReceipt, Settled } from "./inbox.js";
 import type { HeldPartial, LiveRound } from "./live-round.js";
 import type { RoundStep } from "./round.js";
 import { heldFrom, partialRows } from "./round-end.js";
 import type { Tally } from "./session-record.js";
 import type { SessionWorld } from "./session-world.js";
-import type { PartialIdentity } from "./store/rows.js";
 
 /** `step` is what the open round does next, once the sender has its receipt. */
 export type Taken = Verdict<{ readonly receipt: PartialReceipt; readonly step?: RoundStep }>;

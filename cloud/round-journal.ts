@@ -1,11 +1,11 @@
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { type Journal, openJournal } from "@tributary/proto/host/journal.js";
 import type { Random } from "@tributary/proto/host/random.js";
+import { identityText } from "@tributary/proto/tier/identity.js";
 import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { digestSchema, idSchema } from "@tributary/proto/wire/ids.js";
 import { limits } from "@tributary/proto/wire/limits.js";
 import { z } from "zod";
-import { identityText } from "./identity.js";
 
 /**
  * What an open round keeps on disk: the Partials it accepted, as they came, and which gateways said

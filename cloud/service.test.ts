@@ -9,10 +9,10 @@ import {
   ReducerServiceService,
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
+import { CODE_KEY } from "@tributary/proto/tier/grpc-status.js";
+import { limits } from "@tributary/proto/tier/limits.js";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
-import { CODE_KEY } from "./grpc-status.js";
-import { limits } from "./limits.js";
 import {
   importInitialModel,
   paramsOf,

@@ -5,11 +5,12 @@ import type {
   RoundProgress,
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Timer } from "@tributary/proto/host/clock.js";
+import type { PartialIdentity } from "@tributary/proto/tier/identity.js";
+import type { Announcement, PartialReceipt, Settled } from "@tributary/proto/tier/inbox.js";
 import { isCode } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import type { Announcement, PartialReceipt, Settled } from "./inbox.js";
 import { limits } from "./limits.js";
 import { modelPublished, roundClosed, roundOpened } from "./links.js";
 import type { LiveRound } from "./live-round.js";
@@ -36,7 +37,7 @@ import {
 } from "./session-record.js";
 import type { SessionView } from "./session-view.js";
 import type { SessionWorld } from "./session-world.js";
-import type { OpenRound, PartialIdentity, SessionRow } from "./store/rows.js";
+import type { OpenRound, SessionRow } from "./store/rows.js";
 import type { RoundEnd } from "./store/store.js";
 
 /** One session on real parts. Everything that changes it runs one job at a time. */

@@ -2,11 +2,11 @@ import type { Clock } from "@tributary/proto/host/clock.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import type { Random } from "@tributary/proto/host/random.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
+import type { Links } from "@tributary/proto/tier/attach.js";
 import type { ModelFiles } from "./candidate.js";
 import type { Devices } from "./devices.js";
 import type { CloudEvents } from "./events.js";
 import type { Gateways } from "./gateways.js";
-import type { Links } from "./links.js";
 import type { Store } from "./store/store.js";
 
 /** The real parts that sessions run on. */

@@ -1,12 +1,15 @@
+import type { AttachResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import type { Members } from "@tributary/proto/tier/attach.js";
+import type { PartialIdentity } from "@tributary/proto/tier/identity.js";
 import type {
-  AttachResponse,
-  PlanRefused,
-  RoundProgress,
-} from "@tributary/proto/gen/tributary/v1/reducer.js";
+  Announcement,
+  Destination,
+  Settled,
+  UploadState,
+} from "@tributary/proto/tier/inbox.js";
 import { isCode } from "@tributary/proto/wire/codes.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import type { Announcement, Destination, Settled, UploadState } from "./inbox.js";
 import { limits } from "./limits.js";
 import { modelPublished, roundClosed } from "./links.js";
 import type { SessionParams } from "./params.js";
@@ -17,18 +20,7 @@ import { createSessionActor, type SessionActor } from "./session-actor.js";
 import { baselineOf, progressOf, restoreSession, rulesOf, type Tally } from "./session-record.js";
 import type { SessionCode, Sessions, SessionView } from "./session-view.js";
 import type { SessionWorld } from "./session-world.js";
-import type { PartialIdentity, SessionRow } from "./store/rows.js";
-
-/** What the gateways' service tells the sessions, beside the Partials. */
-export type Members = {
-  /** Gateways or devices came or went. */
-  fleetChanged(): void;
-  /** What a gateway that attached is to know; `rounds` are those it holds results of. */
-  attached(gateway: string, rounds: readonly string[]): Promise<AttachResponse[]>;
-  detached(gateway: string): void;
-  progressed(gateway: string, progress: RoundProgress): void;
-  planRefused(gateway: string, refused: PlanRefused): void;
-};
+import type { SessionRow } from "./store/rows.js";
 
 export type RunningSessions = {
   readonly sessions: Sessions;
@@ -230,6 +222,7 @@ function membersOf(
     detached: (gateway) => each((actor) => actor.linkChanged(gateway, false)),
     progressed: (gateway, progress) => actorOfRound(progress.round)?.progressed(gateway, progress),
     planRefused: (gateway, refused) => actorOfRound(refused.round)?.planRefused(gateway, refused),
+    telemetry: async () => undefined,
   };
 }
 

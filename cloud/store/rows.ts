@@ -1,3 +1,4 @@
+import type { PartialIdentity } from "@tributary/proto/tier/identity.js";
 import type { SessionParams } from "../params.js";
 
 /** What the store keeps, as the rest of the cloud sees it. Times are wall-clock milliseconds since 1970. */
@@ -100,12 +101,6 @@ export type ContributionRow = {
   /** Why it expired: `late`, `site-quorum`, `sites-quorum`, ...; null when it is in a model. */
   readonly rule: string | null;
   readonly model: string | null;
-};
-
-export type PartialIdentity = {
-  readonly gateway: string;
-  readonly incarnation: string;
-  readonly sequence: number;
 };
 
 export type PartialOutcome = "merged" | "expired" | "refused";

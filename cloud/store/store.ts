@@ -1,3 +1,4 @@
+import type { PartialIdentity } from "@tributary/proto/tier/identity.js";
 import type {
   ContributionOutcome,
   ContributionRow,
@@ -8,7 +9,6 @@ import type {
   ModelRow,
   ModelState,
   OpenRound,
-  PartialIdentity,
   PartialRow,
   RoundRow,
   RoundState,

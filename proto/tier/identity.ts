@@ -1,6 +1,12 @@
-import type { PartialId } from "@tributary/proto/gen/tributary/v1/reducer.js";
-import { isId } from "@tributary/proto/wire/ids.js";
-import type { PartialIdentity } from "./store/rows.js";
+import type { PartialId } from "../gen/tributary/v1/reducer.js";
+import { isId } from "../wire/ids.js";
+
+/** Who sealed a Partial, and which of its Partials it is. Bound to one digest for good. */
+export type PartialIdentity = {
+  readonly gateway: string;
+  readonly incarnation: string;
+  readonly sequence: number;
+};
 
 /** The identity as text; unambiguous, since ids hold no dot. It also stands in file names. */
 export function identityText({ gateway, incarnation, sequence }: PartialIdentity): string {

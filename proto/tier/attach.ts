@@ -1,39 +1,92 @@
-import type { ServerDuplexStream } from "@grpc/grpc-js";
 import type {
   AttachRequest,
   AttachResponse,
+  DevicesChanged,
+  Heartbeat,
   Hello,
-} from "@tributary/proto/gen/tributary/v1/reducer.js";
-import type { Clock, Timer } from "@tributary/proto/host/clock.js";
-import { isId, splitNumberedId } from "@tributary/proto/wire/ids.js";
-import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
-import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import type { Devices } from "./devices.js";
-import type { CloudEvents } from "./events.js";
-import type { Gateways } from "./gateways.js";
-import { statusError } from "./grpc-status.js";
+  PlanRefused,
+  RoundProgress,
+  Telemetry,
+  TelemetryReceipt,
+} from "../gen/tributary/v1/reducer.js";
+import type { Clock, Timer } from "../host/clock.js";
+import { isId, splitNumberedId } from "../wire/ids.js";
+import { limits as wireLimits } from "../wire/limits.js";
+import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
+import type { LinkEvents } from "./events.js";
 import { limits } from "./limits.js";
-import type { Links } from "./links.js";
-import type { Members } from "./sessions.js";
 
-type Call = ServerDuplexStream<AttachRequest, AttachResponse>;
+/** A control stream as far as this side drives it. The transport's own, or one in memory. */
+export type ControlStream = {
+  /** False when the stream wants `drain` first. */
+  write(message: AttachResponse): boolean;
+  end(): void;
+  /** Ends the stream with a refusal, which the gateway is told. */
+  fail(refusal: Refusal): void;
+  on(event: "data", listener: (message: AttachRequest) => void): unknown;
+  on(event: "error", listener: (error: Error) => void): unknown;
+  on(event: "drain" | "end" | "cancelled" | "close", listener: () => void): unknown;
+};
+
+/** What the control streams tell those who run the rounds. */
+export type Members = {
+  /** Gateways or devices came or went. */
+  fleetChanged(): void;
+  /** What a gateway that attached is to know; `rounds` are those it holds results of. */
+  attached(gateway: string, rounds: readonly string[]): Promise<AttachResponse[]>;
+  detached(gateway: string): void;
+  progressed(gateway: string, progress: RoundProgress): void;
+  planRefused(gateway: string, refused: PlanRefused): void;
+  /** Keeps entries; resolves, once they are durable, with the receipt, or with none. */
+  telemetry(gateway: string, telemetry: Telemetry): Promise<TelemetryReceipt | undefined>;
+};
+
+/** Who keeps the list of gateways. */
+export type GatewayRoll = {
+  /** False when too many are known. */
+  attach(hello: Hello): boolean;
+  detach(gateway: string): void;
+  /** It sent something. */
+  seen(gateway: string): void;
+  heartbeat(gateway: string, figures: Heartbeat): void;
+};
+
+/** Who keeps the list of their devices. */
+export type DeviceRoll = {
+  /** Takes a gateway's report, as a whole or not at all. `dropped` counts devices past the bound. */
+  change(
+    gateway: string,
+    site: string,
+    report: DevicesChanged,
+  ): Verdict<{ readonly dropped: number }, "malformed">;
+};
+
+/** The way down to the gateways. What is sent to one that is not attached is dropped: it asks again. */
+export type Links = {
+  send(gateway: string, message: AttachResponse): void;
+  broadcast(message: AttachResponse): void;
+};
 
 /** The control streams of the gateways: one live stream per gateway, of which the newest wins. */
 export type Attachments = {
   readonly links: Links;
   /** Takes a new stream. `members` is what runs the rounds. */
-  accept(call: Call, members: Members): void;
+  accept(call: ControlStream, members: Members): void;
   /** Ends every stream. */
   close(): void;
 };
 
 export type AttachmentsWorld = {
   readonly clock: Clock;
-  readonly gateways: Gateways;
-  readonly devices: Devices;
-  readonly events: CloudEvents;
+  readonly gateways: GatewayRoll;
+  readonly devices: DeviceRoll;
+  readonly events: LinkEvents;
   /** This side's name, for Welcome. */
   readonly upstream: string;
+  /** Names of what is above this side, the nearest first; none at the root. */
+  readonly above: () => readonly string[];
+  /** Wall clock in milliseconds; 0 when this side does not trust its own. */
+  readonly nowMs: () => number;
   readonly heartbeatIntervalMs: number;
   /** A gateway that sent nothing for so long is taken as detached. */
   readonly heartbeatMissedMs: number;
@@ -78,10 +131,17 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
     });
   };
 
-  const greet = (call: Call, hello: Hello, members: Members): Verdict<{ stream: Stream }> => {
+  const greet = (
+    call: ControlStream,
+    hello: Hello,
+    members: Members,
+  ): Verdict<{ stream: Stream }> => {
     const checked = checkHello(hello);
     if (!checked.ok) return checked;
-    if (!gateways.attach(hello)) return refuse("busy", `${limits.gateways} gateways are known`);
+    const path = [world.upstream, ...world.above()];
+    const placed = checkPlace(path, hello);
+    if (!placed.ok) return placed;
+    if (!gateways.attach(hello)) return refuse("busy", "too many gateways are known");
     const { gateway, site, incarnation, softwareVersion } = hello;
     const older = live.get(gateway);
     const stream = createStream(call, gateway, site, clock.monotonicMs());
@@ -97,6 +157,8 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
           protocolVersion: hello.protocolVersion,
           upstream: world.upstream,
           heartbeatIntervalMs,
+          path,
+          nowMs: BigInt(Math.round(world.nowMs())),
         },
       },
     });
@@ -137,7 +199,7 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
         const gateway = stream?.gateway ?? "unknown";
         events({ level: "warn", name: "gateway-refused", gateway, code, message });
         finish(message);
-        call.emit("error", statusError(refusal));
+        call.fail(refusal);
       };
       const helloTimer = clock.setTimer(limits.helloTimeoutMs, () => {
         if (stream === undefined) deny(refuse("malformed", "no Hello came"));
@@ -176,7 +238,7 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
 }
 
 function checkHello(hello: Hello): Verdict<object> {
-  const { protocolVersion, gateway, site, incarnation, softwareVersion, rounds } = hello;
+  const { protocolVersion, gateway, site, incarnation, softwareVersion, rounds, below } = hello;
   if (!(wireLimits.protocolVersions as readonly number[]).includes(protocolVersion))
     return refuse(
       "protocol-version",
@@ -188,7 +250,19 @@ function checkHello(hello: Hello): Verdict<object> {
     return refuse("malformed", "software_version is too long");
   if (rounds.length > limits.helloRounds || !rounds.every((round) => splitNumberedId(round)))
     return refuse("malformed", `rounds must be at most ${limits.helloRounds} round ids`);
+  if (below.length > wireLimits.gatewaysBelow || !below.every(isId))
+    return refuse("malformed", `below must be at most ${wireLimits.gatewaysBelow} ids`);
   return { ok: true };
+}
+
+/** A gateway may be neither this side nor above it, nor have this side below it. */
+function checkPlace(path: readonly string[], { gateway, below }: Hello): Verdict<object> {
+  if (path.includes(gateway))
+    return refuse("gateway-loop", `${gateway} is above itself: ${path.join(" < ")}`);
+  const [self = ""] = path;
+  return below.includes(self)
+    ? refuse("gateway-loop", `${gateway} is above ${self}, and would be below it`)
+    : { ok: true };
 }
 
 function takeMessage(
@@ -227,12 +301,23 @@ function takeMessage(
       gateways.seen(gateway);
       members.planRefused(gateway, message.value);
       return { ok: true };
+    case "telemetry":
+      gateways.seen(gateway);
+      members.telemetry(gateway, message.value).then(
+        (receipt) => {
+          if (receipt !== undefined)
+            stream.send({ message: { $case: "telemetryReceipt", value: receipt } });
+        },
+        (error: unknown) =>
+          events({ level: "error", name: "call-failed", call: "Attach", message: String(error) }),
+      );
+      return { ok: true };
     case undefined: // a newer gateway's message is passed over
       return { ok: true };
   }
 }
 
-function createStream(call: Call, gateway: string, site: string, nowMs: number): Stream {
+function createStream(call: ControlStream, gateway: string, site: string, nowMs: number): Stream {
   const backlog: AttachResponse[] = [];
   let flowing = true;
   let ended = false;
@@ -240,7 +325,7 @@ function createStream(call: Call, gateway: string, site: string, nowMs: number):
     if (ended) return;
     ended = true;
     if (refusal === undefined) call.end();
-    else call.emit("error", statusError(refusal));
+    else call.fail(refusal);
   };
   call.on("drain", () => {
     flowing = true;

@@ -1,14 +1,12 @@
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";
-import type { AttachRequest, AttachResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
-import { createManualClock } from "@tributary/proto/host/clock.js";
-import { createAttachments } from "./attach.js";
-import { createDevices } from "./devices.js";
-import type { CloudEvent } from "./events.js";
-import { createGateways } from "./gateways.js";
+import type { AttachRequest, AttachResponse } from "../gen/tributary/v1/reducer.js";
+import { createManualClock } from "../host/clock.js";
+import type { Refusal } from "../wire/verdict.js";
+import { createAttachments, type Members } from "./attach.js";
+import type { LinkEvent } from "./events.js";
 import { limits } from "./limits.js";
-import type { Members } from "./sessions.js";
 
 type Up = NonNullable<AttachRequest["message"]>;
 
@@ -27,6 +25,10 @@ class FakeCall extends EventEmitter {
     this.ended = true;
   }
 
+  fail(refusal: Refusal): void {
+    this.emit("error", new Error(`${refusal.code}: ${refusal.message}`));
+  }
+
   /** What the gateway says. */
   say(message: Up): void {
     this.emit("data", { message });
@@ -35,9 +37,16 @@ class FakeCall extends EventEmitter {
 
 function setup() {
   const clock = createManualClock();
-  const gateways = createGateways(clock, []);
-  const devices = createDevices(clock, []);
-  const events: CloudEvent[] = [];
+  const attached = new Set<string>();
+  const gateways = {
+    attach: ({ gateway }: { gateway: string }) => attached.add(gateway) !== undefined,
+    detach: (gateway: string) => void attached.delete(gateway),
+    seen() {},
+    heartbeat() {},
+    attached: (gateway: string) => attached.has(gateway),
+  };
+  const devices = { change: () => ({ ok: true, dropped: 0 }) as const };
+  const events: LinkEvent[] = [];
   const heard: string[] = [];
   const members: Members = {
     fleetChanged: () => heard.push("fleet"),
@@ -48,6 +57,7 @@ function setup() {
     detached: (gateway) => heard.push(`detached ${gateway}`),
     progressed: () => {},
     planRefused: () => {},
+    telemetry: async () => undefined,
   };
   const attachments = createAttachments({
     clock,
@@ -55,17 +65,19 @@ function setup() {
     devices,
     events: (event) => events.push(event),
     upstream: "cloud",
+    above: () => [],
+    nowMs: () => 0,
     heartbeatIntervalMs: 1_000,
     heartbeatMissedMs: 3_000,
   });
   const accept = () => {
     const call = new FakeCall();
-    let error: { details?: string } | undefined;
+    let error: Error | undefined;
     call.on("error", (cause) => {
       error = cause;
     });
-    attachments.accept(call as unknown as Parameters<typeof attachments.accept>[0], members);
-    return { call, error: () => error?.details };
+    attachments.accept(call, members);
+    return { call, error: () => error?.message };
   };
   return { clock, gateways, attachments, events, heard, accept };
 }
@@ -79,6 +91,8 @@ const hello: Up = {
     incarnation: "one",
     softwareVersion: "1",
     rounds: [],
+    below: [],
+    nowMs: 0n,
   },
 };
 const progress: Up = {

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
-import { createManualClock } from "@tributary/proto/host/clock.js";
-import { sha256 } from "@tributary/proto/host/digest.js";
-import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
-import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { encodePartial } from "../algebra/frame.js";
+import type { Partial as Sum } from "../algebra/partial.js";
+import { createManualClock } from "../host/clock.js";
+import { sha256 } from "../host/digest.js";
+import { memoryDisk } from "../host/memory-disk.js";
+import { TributaryError } from "../wire/errors.js";
+import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
 import { identityText } from "./identity.js";
 import {
   type Announcement,
@@ -16,7 +17,6 @@ import {
   type Settled,
 } from "./inbox.js";
 import { limits } from "./limits.js";
-import { encodedSum, plan, sumOf } from "./testing/rounds.js";
 
 type Delivery = Verdict<{ readonly receipt: PartialReceipt }>;
 
@@ -57,7 +57,28 @@ function announce(bytes: Uint8Array, over: Partial<Announcement> = {}): Announce
   return { identity, round: "s.1", digest: sha256(bytes), totalBytes: bytes.length, ...over };
 }
 
-const { bytes } = encodedSum(sumOf(plan(), { a: 2, b: 3 }));
+/** A sum of devices `a` (2 samples) and `b` (3), every delta a step; `a` in each of the rounds. */
+function sumOf(coordinates = 3, rounds: readonly string[] = ["s.1"]): Sum {
+  const contributors = rounds.map((round) => ({ round, device: "a", samples: 2, updates: 1 }));
+  const last = { round: rounds.at(-1) ?? "s.1", device: "b", samples: 3, updates: 1 };
+  const weight = BigInt(2 * rounds.length + 3);
+  return {
+    base: "s.0",
+    baseDigest: sha256(new Uint8Array()),
+    grid: { fractionBits: [8], range: 1 },
+    layout: [{ name: "w", shape: [coordinates] }],
+    weight,
+    site: "plant",
+    contributors: [...contributors, last],
+    metrics: {},
+    saturated: 0,
+    sum: new BigInt64Array(coordinates).fill(weight),
+  };
+}
+
+const encoded = (sum: Sum) => new Uint8Array(Buffer.concat(encodePartial(sum)));
+
+const bytes = encoded(sumOf());
 
 async function send(
   inbox: ReturnType<typeof setup>["inbox"],
@@ -139,6 +160,20 @@ test("a Partial made for another round than announced is refused", async () => {
   assert.equal(codeOf(await send(inbox, announce(bytes, { round: "s.2" }))), "base-mismatch");
 });
 
+test("a Partial of several rounds is announced for the newest, and is of one session", async () => {
+  const { inbox } = setup();
+  const several = encoded(sumOf(3, ["s.1", "s.10"]));
+  assert.equal(
+    codeOf(await send(inbox, announce(several, { round: "s.10" }), several)),
+    "accepted",
+  );
+  const identity = { gateway: "g", incarnation: "i", sequence: 2 };
+  assert.equal(
+    codeOf(await send(inbox, announce(several, { identity, round: "s.1" }), several)),
+    "base-mismatch",
+  );
+});
+
 test("an unknown round, no bytes and too many bytes are refused before any is sent", async () => {
   const { inbox } = setup();
   assert.equal(codeOf(await inbox.open(announce(bytes, { round: "t.1" }))), "unknown-round");
@@ -203,18 +238,14 @@ test("where the storage fails the bytes stay, and asking again delivers them", a
 
 test("a large Partial spools to disk and leaves nothing there", async () => {
   const { inbox, disk, delivered } = setup();
-  const big = plan({
-    layout: [{ name: "w", shape: [limits.spoolInMemoryBytes / 4] }],
-    grid: { fractionBits: [8], range: 1 },
-  });
-  const sum = sumOf(big, { a: 1 });
-  const encoded = encodedSum(sum);
-  assert.ok(encoded.bytes.length > limits.spoolInMemoryBytes);
-  const announcement = announce(encoded.bytes);
+  const sum = sumOf(limits.spoolInMemoryBytes / 4);
+  const large = encoded(sum);
+  assert.ok(large.length > limits.spoolInMemoryBytes);
+  const announcement = announce(large);
   await inbox.open(announcement);
   const [name] = await disk.list("inbox");
   assert.ok(name);
-  assert.equal(codeOf(await send(inbox, announcement, encoded.bytes)), "accepted");
+  assert.equal(codeOf(await send(inbox, announcement, large)), "accepted");
   assert.deepEqual(delivered[0]?.sum, sum.sum);
   assert.deepEqual(await disk.list("inbox"), []);
 });

@@ -1,16 +1,16 @@
-import { decodePartial } from "@tributary/proto/algebra/frame.js";
-import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
-import type { Clock } from "@tributary/proto/host/clock.js";
-import { createHasher, type Hasher } from "@tributary/proto/host/digest.js";
-import type { Disk } from "@tributary/proto/host/disk.js";
-import { type Code, isRetryable } from "@tributary/proto/wire/codes.js";
-import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
-import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import { identityText } from "./identity.js";
+import { decodePartial } from "../algebra/frame.js";
+import { roundsOf, type Partial as Sum } from "../algebra/partial.js";
+import type { Clock } from "../host/clock.js";
+import { createHasher, type Hasher } from "../host/digest.js";
+import type { Disk } from "../host/disk.js";
+import { type Code, isRetryable } from "../wire/codes.js";
+import { TributaryError } from "../wire/errors.js";
+import { splitNumberedId } from "../wire/ids.js";
+import { limits as wireLimits } from "../wire/limits.js";
+import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
+import { identityText, type PartialIdentity } from "./identity.js";
 import { limits } from "./limits.js";
 import { createSpool, type Spool } from "./spool.js";
-import type { PartialIdentity } from "./store/rows.js";
 
 /** What a gateway announces before it sends a Partial. */
 export type Announcement = {
@@ -22,7 +22,8 @@ export type Announcement = {
 
 export type PartialReceipt = {
   readonly digest: string;
-  readonly outcome: "merged" | "expired";
+  /** `kept`: it came late, is durable, and waits for a later model. */
+  readonly outcome: "merged" | "kept" | "expired";
   /** Rule of an expired one, else empty. */
   readonly rule: string;
 };
@@ -207,10 +208,7 @@ async function settleUpload(
   }
   const bytes = await spool.read();
   const decoded = decodePartial(bytes);
-  const verdict =
-    !decoded.ok || decoded.partial.round === announcement.round
-      ? decoded
-      : refuse("base-mismatch", `announced for ${announcement.round}, made for another round`);
+  const verdict = decoded.ok ? checkRound(announcement, decoded.partial) : decoded;
   const delivered = verdict.ok
     ? await attempt(() => destination.deliver(announcement, verdict.partial, bytes))
     : verdict;
@@ -226,6 +224,18 @@ async function settleUpload(
   if (!kept.ok) return kept;
   await drop(upload);
   return final(delivered);
+}
+
+/** The announced round must be the newest that contributed, and all of one session. */
+function checkRound({ round }: Announcement, partial: Sum): Verdict<{ readonly partial: Sum }> {
+  const rounds = roundsOf(partial);
+  if (rounds.length === 0) return refuse("partial-malformed", "a Partial without contributors");
+  if (rounds.at(-1) !== round)
+    return refuse("base-mismatch", `announced for ${round}, made for ${rounds.at(-1)}`);
+  const session = splitNumberedId(round)?.session;
+  return rounds.every((other) => splitNumberedId(other)?.session === session)
+    ? { ok: true, partial }
+    : refuse("base-mismatch", "rounds of several sessions");
 }
 
 /** A failure of the storage behind the inbox is not the sender's: it keeps the Partial and waits. */

@@ -1,6 +1,6 @@
 import { Metadata, type ServiceError, status } from "@grpc/grpc-js";
-import type { Code } from "@tributary/proto/wire/codes.js";
-import type { Refusal } from "@tributary/proto/wire/verdict.js";
+import type { Code } from "../wire/codes.js";
+import type { Refusal } from "../wire/verdict.js";
 
 /** The metadata key under which a refusal's own code travels beside the gRPC status. */
 export const CODE_KEY = "tributary-code";

@@ -1,12 +1,12 @@
 import { Server, ServerCredentials } from "@grpc/grpc-js";
-import {
-  type ReducerServiceServer,
-  ReducerServiceService,
-} from "@tributary/proto/gen/tributary/v1/reducer.js";
-import type { Clock } from "@tributary/proto/host/clock.js";
-import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import { ReducerServiceService } from "../gen/tributary/v1/reducer.js";
+import type { Clock } from "../host/clock.js";
+import { TributaryError } from "../wire/errors.js";
+import { limits as wireLimits } from "../wire/limits.js";
+import type { LinkEvents } from "./events.js";
+import { grpcService } from "./grpc-service.js";
 import { limits } from "./limits.js";
+import type { Service } from "./service.js";
 
 export type GrpcServer = {
   readonly port: number;
@@ -16,9 +16,10 @@ export type GrpcServer = {
 
 /** Serves gateways at an address. Failure: `port-in-use`. */
 export async function listenGrpc(
-  service: ReducerServiceServer,
+  service: Service,
   address: { readonly host: string; readonly port: number },
   clock: Clock,
+  events: LinkEvents,
 ): Promise<GrpcServer> {
   const server = new Server({
     "grpc.max_receive_message_length": wireLimits.grpcMessageBytes,
@@ -28,7 +29,7 @@ export async function listenGrpc(
     "grpc.keepalive_timeout_ms": wireLimits.keepaliveTimeoutMs,
     "grpc.keepalive_permit_without_calls": 1,
   });
-  server.addService(ReducerServiceService, service);
+  server.addService(ReducerServiceService, grpcService(service, clock, events));
   const host = address.host.includes(":") ? `[${address.host}]` : address.host;
   const port = await new Promise<number>((resolve, reject) => {
     server.bindAsync(

@@ -1,4 +1,4 @@
-import type { Disk } from "@tributary/proto/host/disk.js";
+import type { Disk } from "../host/disk.js";
 import { limits } from "./limits.js";
 
 /**

@@ -3,13 +3,11 @@ import { EventEmitter } from "node:events";
 import { connect, constants } from "node:http2";
 import { PassThrough } from "node:stream";
 import { test } from "node:test";
-import {
-  FetchModelRequest,
-  type FetchModelResponse,
-} from "@tributary/proto/gen/tributary/v1/reducer.js";
-import { createManualClock } from "@tributary/proto/host/clock.js";
-import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import { FetchModelRequest, type FetchModelResponse } from "../gen/tributary/v1/reducer.js";
+import { createManualClock } from "../host/clock.js";
+import { limits as wireLimits } from "../wire/limits.js";
 import { listenGrpc } from "./grpc-server.js";
+import { grpcService } from "./grpc-service.js";
 import { limits } from "./limits.js";
 import { createService, type ServiceWorld } from "./service.js";
 
@@ -70,12 +68,13 @@ function setup() {
     },
     events: () => {},
   };
-  const service = createService(world as ServiceWorld);
+  const core = createService(world as ServiceWorld);
+  const service = grpcService(core, clock, () => {});
   const fetch = (call: SlowCall) => {
     // The real call has more; the service uses this much of it.
     service.fetchModel(call as unknown as Parameters<typeof service.fetchModel>[0]);
   };
-  return { service, clock, fetch, reads: () => reads, open: () => open };
+  return { core, clock, fetch, reads: () => reads, open: () => open };
 }
 
 async function until(holds: () => boolean): Promise<void> {
@@ -112,8 +111,8 @@ test("a reader that goes away in mid-file leaves no file open and no listener", 
 });
 
 test("a reader that stalls holds one chunk and is cut off in time", async () => {
-  const { service, clock, reads, open } = setup();
-  const grpc = await listenGrpc(service, { host: "127.0.0.1", port: 0 }, clock);
+  const { core, clock, reads, open } = setup();
+  const grpc = await listenGrpc(core, { host: "127.0.0.1", port: 0 }, clock, () => {});
   const connection = connect(`http://127.0.0.1:${grpc.port}`);
   const request = FetchModelRequest.encode({ model: "s.0", digest: "0".repeat(64), offset: 0n });
   const message = request.finish();
@@ -143,7 +142,8 @@ test("a reader that stalls holds one chunk and is cut off in time", async () => 
 
 test("a sender that stalls is told to come back, in time", async () => {
   const clock = createManualClock();
-  const service = createService({ clock, events: () => {} } as unknown as ServiceWorld);
+  const core = createService({ clock, events: () => {} } as unknown as ServiceWorld);
+  const service = grpcService(core, clock, () => {});
   const silent = new PassThrough({ objectMode: true });
   const answered = new Promise<{ details?: string } | null | undefined>((resolve) => {
     const call = silent as unknown as Parameters<typeof service.sendPartial>[0];
