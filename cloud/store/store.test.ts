@@ -2,441 +2,20 @@ import assert from "node:assert/strict";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, describe, test } from "node:test";
-import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { test } from "node:test";
+import type { TributaryError } from "@tributary/proto/wire/errors.js";
 import pg from "pg";
-import { sessionParamsSchema } from "../params.js";
+import { memoryStore } from "../testing/memory-store.js";
 import { EMBEDDED_VERSION, openEmbedded } from "./embedded.js";
-import { storeLimits } from "./limits.js";
 import { migrate, SCHEMA_VERSION } from "./migrations.js";
 import { createStore, openStore } from "./open.js";
-import type {
-  ContributionRow,
-  DeviceRow,
-  EvaluationRow,
-  GatewayRow,
-  ModelRow,
-  OpenRound,
-  PartialRow,
-  SessionProgress,
-  SessionRow,
-} from "./rows.js";
 import { openServer } from "./server.js";
 import type { Sql } from "./sql.js";
-import type { RoundEnd, Store } from "./store.js";
+import { failsWith, gatewayRow, modelRow, sessionRow, storeContract } from "./store.contract.js";
 
-const progress = (session: string, nextRound: number): SessionProgress => ({
-  state: "running",
-  reason: null,
-  head: `${session}.0`,
-  nextRound,
-  failedRounds: 0,
-  evaluated: null,
-});
+type SqlPlace = { open(): Promise<Sql>; remove(): Promise<void> };
 
-const sessionRow = (id: string): SessionRow => ({
-  id,
-  params: sessionParamsSchema.parse({ name: id, initialModel: `${id}.0` }),
-  ...progress(id, 1),
-  createdAtMs: 1_700_000_000_000,
-  updatedAtMs: 1_700_000_000_000,
-});
-
-const modelRow = (session: string, number: number): ModelRow => ({
-  id: `${session}.${number}`,
-  digest: `${number}`.padStart(64, "0"),
-  bytes: 4096,
-  parameters: 1000,
-  parent: number === 0 ? null : `${session}.${number - 1}`,
-  session,
-  round: number === 0 ? null : `${session}.${number}`,
-  state: number === 0 ? "published" : "candidate",
-  weight: number === 0 ? 0 : 2 ** 52 + 1,
-  contributors: 2,
-  metrics: { loss: 0.1 + 0.2, accuracy: 1 / 3 },
-  sumDigest: number === 0 ? null : "ab".repeat(32),
-  fractionBits: number === 0 ? null : [20, 16],
-  createdAtMs: 1_700_000_000_000 + number,
-});
-
-const openRound = (session: string, number: number): OpenRound => ({
-  id: `${session}.${number}`,
-  session,
-  number,
-  task: "train",
-  base: `${session}.${number - 1}`,
-  state: "open",
-  rule: null,
-  model: null,
-  sites: 2,
-  roster: 3,
-  partials: 0,
-  merged: 0,
-  expired: 0,
-  openedAtMs: 1_700_000_000_100,
-  closedAtMs: null,
-  plan: Uint8Array.of(0, 1, 255, 92, 120, 0),
-  rosters: { g1: ["d1", "d2"], g2: ["d3"] },
-});
-
-const contribution = (session: string, round: number, device: string): ContributionRow => ({
-  session,
-  round,
-  device,
-  gateway: "g1",
-  samples: 2 ** 40,
-  outcome: "model",
-  rule: null,
-  model: `${session}.${round}`,
-});
-
-const partialRow = (round: string, sequence: number): PartialRow => ({
-  gateway: "g1",
-  incarnation: round.replace(".", "-"),
-  sequence,
-  digest: "cd".repeat(32),
-  round,
-  bytes: 2 ** 30,
-  weight: 2 ** 41,
-  contributors: 2,
-  outcome: "merged",
-  rule: null,
-  receivedAtMs: 1_700_000_000_150,
-});
-
-const roundEnd = (session: string, number: number, devices: string[]): RoundEnd => ({
-  round: `${session}.${number}`,
-  state: "committed",
-  rule: null,
-  closedAtMs: 1_700_000_000_200,
-  model: modelRow(session, number),
-  partials: [partialRow(`${session}.${number}`, 1)],
-  contributions: devices.map((device) => contribution(session, number, device)),
-  progress: { ...progress(session, number + 1), head: `${session}.${number}` },
-});
-
-const gatewayRow = (id: string): GatewayRow => ({
-  id,
-  site: `site-${id}`,
-  incarnation: "i1",
-  softwareVersion: "0.1.0",
-  attached: true,
-  connectedDevices: 3,
-  outboxPartials: 1,
-  outboxBytes: 2 ** 41,
-  oldestAgeMs: 12,
-  freeDiskBytes: 2 ** 45,
-  refusals: { "not-finite": 2 },
-  duplicatesDropped: 4,
-  firstSeenMs: 1,
-  lastSeenMs: 2,
-});
-
-const deviceRow = (id: string, gateway: string): DeviceRow => ({
-  id,
-  site: `site-${gateway}`,
-  gateway,
-  sdk: "typescript/0.1.0",
-  attributes: { os: "linux", cores: 4, mains: true },
-  connected: true,
-  firstSeenMs: 1,
-  lastSeenMs: 2,
-});
-
-const failsWith = (code: string) => (error: unknown) =>
-  error instanceof TributaryError && error.code === code;
-
-/** What every driver must do. `open` gives the same database each time. */
-function contract(driver: string, makePlace: () => Promise<Place>) {
-  describe(`store, ${driver}`, () => {
-    let place: Place;
-    let store: Store;
-    before(async () => {
-      place = await makePlace();
-      store = await createStore(await place.open());
-    });
-    after(async () => {
-      await store?.close();
-      await place?.remove();
-    });
-
-    test("a session is found as it was added, and its id is taken once", async () => {
-      const session = sessionRow("alpha");
-      assert.equal(await store.addSession(session), true);
-      assert.equal(await store.addSession({ ...session, head: "x.0" }), false);
-      assert.deepEqual(await store.session("alpha"), session);
-      assert.equal(await store.session("nobody"), undefined);
-      const stopped = { ...progress("alpha", 4), state: "stopped", reason: "by\0hand" } as const;
-      await store.saveProgress("alpha", stopped, 5);
-      const after = { ...session, ...stopped, reason: "by\ufffdhand", updatedAtMs: 5 };
-      assert.deepEqual(await store.session("alpha"), after);
-      assert.ok(!(await store.runningSessions()).some(({ id }) => id === "alpha"));
-      await assert.rejects(store.saveProgress("nobody", stopped, 5), failsWith("store-unknown"));
-    });
-
-    test("lists come in slices, each after the key of the one before", async () => {
-      for (const id of ["Slice-b", "Slice_a", "Slice-a"]) await store.addSession(sessionRow(id));
-      const seen: string[] = [];
-      let after: string | undefined = "Slice";
-      do {
-        const slice = await store.listSessions({ after, limit: 2 });
-        seen.push(...slice.items.map(({ id }) => id));
-        after = slice.next;
-      } while (after !== undefined);
-      assert.deepEqual(
-        seen.filter((id) => id.startsWith("Slice")),
-        ["Slice-a", "Slice-b", "Slice_a"],
-      );
-    });
-
-    test("a round opens, can be gone on with, and ends in one transaction", async () => {
-      await store.addSession(sessionRow("beta"));
-      assert.equal(await store.addModel(modelRow("beta", 0)), true);
-      assert.equal(await store.addModel(modelRow("beta", 0)), false);
-      const round = openRound("beta", 1);
-      await store.openRound(round);
-      assert.equal((await store.session("beta"))?.nextRound, 2);
-      assert.deepEqual(await store.openRounds("beta"), [round]);
-      const { plan: _plan, rosters: _rosters, ...row } = round;
-      assert.deepEqual(await store.round("beta.1"), row);
-      const end = roundEnd("beta", 1, ["d1", "d2"]);
-      assert.equal(await store.endRound(end), true);
-      assert.deepEqual(await store.openRounds("beta"), []);
-      const ended = { ...row, state: "committed", closedAtMs: end.closedAtMs, model: "beta.1" };
-      assert.deepEqual(await store.round("beta.1"), { ...ended, partials: 1, merged: 2 });
-      assert.deepEqual(await store.model("beta.1"), end.model);
-      assert.deepEqual(await store.partial(partialRow("beta.1", 1)), partialRow("beta.1", 1));
-      assert.equal((await store.session("beta"))?.head, "beta.1");
-      assert.equal(await store.endRound(end), false, "a round ends once");
-    });
-
-    test("a contribution counted twice undoes the whole end of the round", async () => {
-      await store.addSession(sessionRow("gamma"));
-      await store.addModel(modelRow("gamma", 0));
-      await store.openRound(openRound("gamma", 1));
-      await assert.rejects(
-        store.endRound(roundEnd("gamma", 1, ["d1", "d1"])),
-        failsWith("store-conflict"),
-      );
-      assert.equal((await store.round("gamma.1"))?.state, "open");
-      assert.equal(await store.model("gamma.1"), undefined);
-      assert.equal(await store.partial(partialRow("gamma.1", 1)), undefined);
-      assert.equal((await store.session("gamma"))?.head, "gamma.0");
-      assert.deepEqual(
-        (await store.listContributions({ session: "gamma" }, { limit: 9 })).items,
-        [],
-      );
-      assert.equal(await store.endRound(roundEnd("gamma", 1, ["d1"])), true);
-    });
-
-    test("no model without its parent, no round twice, no end of a round that is not there", async () => {
-      await store.addSession(sessionRow("delta"));
-      await assert.rejects(store.addModel(modelRow("delta", 7)), failsWith("store-conflict"));
-      await store.openRound(openRound("delta", 1));
-      await assert.rejects(store.openRound(openRound("delta", 1)), failsWith("store-conflict"));
-      await assert.rejects(store.endRound(roundEnd("delta", 9, [])), failsWith("store-unknown"));
-      const decision = { model: "delta.9", state: "held", metrics: {} } as const;
-      await assert.rejects(store.decideModel(decision), failsWith("store-unknown"));
-    });
-
-    test("an evaluation decides about the candidate and is kept", async () => {
-      await store.addSession(sessionRow("eval"));
-      await store.addModel(modelRow("eval", 0));
-      await store.openRound({ ...openRound("eval", 1), task: "evaluate" });
-      const evaluation: EvaluationRow = {
-        round: "eval.1",
-        session: "eval",
-        model: "eval.0",
-        against: null,
-        passed: true,
-        weight: 10,
-        contributors: 2,
-        metrics: { accuracy: 0.9 },
-        atMs: 3,
-      };
-      const { model: _model, ...end } = roundEnd("eval", 1, []);
-      const metrics = { "evaluation.accuracy": 0.9 };
-      await store.endRound({
-        ...end,
-        decided: [{ model: "eval.0", state: "held", metrics }],
-        evaluation,
-      });
-      assert.deepEqual(await store.evaluationOf("eval.0"), evaluation);
-      assert.deepEqual(await store.evaluations("eval", { limit: 5 }), {
-        items: [evaluation],
-        next: undefined,
-      });
-      const decided = await store.model("eval.0");
-      assert.equal(decided?.state, "held");
-      assert.deepEqual(decided?.metrics, { ...modelRow("eval", 0).metrics, ...metrics });
-    });
-
-    test("a Partial that comes late is recorded once, and never over what a model holds", async () => {
-      await store.addSession(sessionRow("late"));
-      await store.addModel(modelRow("late", 0));
-      await store.openRound(openRound("late", 1));
-      await store.endRound(roundEnd("late", 1, ["d1"]));
-      const partial = { ...partialRow("late.1", 2), outcome: "expired", rule: "late" } as const;
-      const expired = ["d1", "d2"].map((device) => ({
-        ...contribution("late", 1, device),
-        outcome: "expired" as const,
-        rule: "late",
-        model: null,
-      }));
-      await store.recordPartial(partial, expired);
-      await store.recordPartial(partial, expired);
-      const { items } = await store.listContributions({ session: "late" }, { limit: 10 });
-      assert.deepEqual(items, [contribution("late", 1, "d1"), expired[1]]);
-      assert.equal((await store.round("late.1"))?.expired, 1);
-      assert.deepEqual(await store.partial(partial), partial);
-    });
-
-    test("contributions are filtered and paged by round and device", async () => {
-      await store.addSession(sessionRow("pages"));
-      await store.addModel(modelRow("pages", 0));
-      for (const number of [1, 2]) {
-        await store.openRound(openRound("pages", number));
-        await store.endRound(roundEnd("pages", number, ["b", "B", "a"]));
-      }
-      const seen: string[] = [];
-      let after: readonly [number, string] | undefined;
-      do {
-        const slice = await store.listContributions({ session: "pages" }, { after, limit: 2 });
-        seen.push(...slice.items.map(({ round, device }) => `${round}${device}`));
-        after = slice.next;
-      } while (after !== undefined);
-      assert.deepEqual(seen, ["1B", "1a", "1b", "2B", "2a", "2b"]);
-      const only = { session: "pages", round: 2, outcome: "expired" } as const;
-      assert.deepEqual((await store.listContributions(only, { limit: 9 })).items, []);
-      const second = { session: "pages", round: 2, outcome: "model" } as const;
-      assert.equal((await store.listContributions(second, { limit: 9 })).items.length, 3);
-      const rounds = await store.listRounds("pages", { limit: 1 });
-      assert.deepEqual([rounds.items[0]?.number, rounds.next], [2, 2]);
-      const older = await store.listRounds("pages", { limit: 1, after: 2 });
-      assert.deepEqual([older.items[0]?.number, older.next], [1, undefined]);
-    });
-
-    test("the trail leads from a model back to its root, in slices too", async () => {
-      for (let number = 0; number < 5; number++) await store.addModel(modelRow("trail", number));
-      const ids = async (after: number | undefined, limit: number) => {
-        const { items, next } = await store.trail("trail.4", { after, limit });
-        return [items.map(({ id }) => id.slice(6)).join(""), next];
-      };
-      assert.deepEqual(await ids(undefined, 10), ["43210", undefined]);
-      assert.deepEqual(await ids(undefined, 2), ["43", 2]);
-      assert.deepEqual(await ids(2, 2), ["21", 4]);
-      assert.deepEqual(await ids(4, 2), ["0", undefined]);
-      assert.deepEqual((await store.trail("nobody.1", { limit: 3 })).items, []);
-      const newest = await store.listModels({ session: "trail" }, { limit: 2 });
-      assert.deepEqual(
-        newest.items.map(({ id }) => id),
-        ["trail.4", "trail.3"],
-      );
-      const rest = await store.listModels({ session: "trail" }, { limit: 9, after: newest.next });
-      assert.equal(rest.items.length, 3);
-      const published = await store.listModels(
-        { session: "trail", state: "published" },
-        { limit: 9 },
-      );
-      assert.equal(published.items.length, 1);
-      const digest = modelRow("trail", 3).digest;
-      assert.deepEqual([...(await store.knownDigests([digest, "f".repeat(64)]))], [digest]);
-    });
-
-    test("the fleet is replaced row by row, keeps when it was first seen, and detaches", async () => {
-      await store.saveGateways([gatewayRow("g1"), { ...gatewayRow("g2"), attached: false }]);
-      const later = { ...gatewayRow("g1"), firstSeenMs: 50, lastSeenMs: 60, incarnation: "i2" };
-      await store.saveGateways([gatewayRow("g1"), later]);
-      const [g1, g2] = (await store.listGateways({ limit: 9 })).items;
-      assert.deepEqual(g1, { ...later, firstSeenMs: 1 });
-      assert.equal(g2?.attached, false);
-      await store.saveDevices([
-        deviceRow("d1", "g1"),
-        deviceRow("d2", "g2"),
-        deviceRow("d3", "g2"),
-      ]);
-      assert.deepEqual((await store.listDevices({}, { limit: 9 })).items[0], deviceRow("d1", "g1"));
-      assert.equal((await store.listDevices({ gateway: "g2" }, { limit: 9 })).items.length, 2);
-      const slice = await store.listDevices({ site: "site-g2" }, { limit: 1 });
-      assert.deepEqual([slice.items[0]?.id, slice.next], ["d2", "d2"]);
-      await store.detachAll();
-      assert.ok((await store.listGateways({ limit: 9 })).items.every(({ attached }) => !attached));
-      assert.ok(
-        (await store.listDevices({}, { limit: 9 })).items.every(({ connected }) => !connected),
-      );
-    });
-
-    test("text that SQL cannot hold is stored all the same", async () => {
-      const attributes = JSON.parse(
-        '{"a\\u0000":"x\\u0000y","half\\ud800":"\\udfff","__proto__":1}',
-      );
-      await store.saveDevices([{ ...deviceRow("odd", "g1"), sdk: "\0'; --", attributes }]);
-      const [odd] = (await store.listDevices({}, { after: "od", limit: 1 })).items;
-      assert.equal(odd?.sdk, "\ufffd'; --");
-      assert.equal(odd?.attributes["a\ufffd"], "x\ufffdy");
-      assert.equal(odd?.attributes["half\ufffd"], "\ufffd");
-    });
-
-    test("events keep their order, can be followed, and the oldest make room", async () => {
-      const event = (at: number) =>
-        ({ atMs: at, level: "info", name: "round-opened", fields: { round: "r.1", at } }) as const;
-      await store.appendEvents([event(1), event(2), event(3)]);
-      const newest = await store.listEvents({ limit: 2 });
-      assert.deepEqual(
-        newest.items.map(({ atMs }) => atMs),
-        [2, 3],
-      );
-      const last = newest.items[1]?.sequence as number;
-      await store.appendEvents([event(4)]);
-      const { items } = await store.listEvents({ after: last, limit: 9 });
-      assert.deepEqual(items, [{ ...event(4), sequence: last + 1 }]);
-      for (let batch = 0; batch < 3; batch++)
-        await store.appendEvents(
-          Array.from({ length: storeLimits.eventsKept / 2 }, (_, i) => event(i)),
-        );
-      let count = 0;
-      let after: number | undefined = 0;
-      while (after !== undefined) {
-        const slice = await store.listEvents({ after, limit: storeLimits.sliceItems });
-        count += slice.items.length;
-        after = slice.next;
-      }
-      assert.equal(count, storeLimits.eventsKept);
-    });
-
-    test("a slice is bounded whatever is asked for", async () => {
-      const slice = await store.listEvents({ after: 0, limit: 1e9 });
-      assert.equal(slice.items.length, storeLimits.sliceItems);
-      assert.equal((await store.listEvents({ after: 0, limit: -5 })).items.length, 1);
-    });
-
-    test("what was written is there after reopening, and a newer schema is refused", async () => {
-      await store.close();
-      const sql = await place.open();
-      const version = (await sql.read("SELECT max(version) AS v FROM schema_versions"))[0]?.v;
-      assert.equal(version, SCHEMA_VERSION);
-      await migrate(sql);
-      await sql.write("durable", (query) =>
-        query("INSERT INTO schema_versions (version) VALUES ($1)", [SCHEMA_VERSION + 1]),
-      );
-      await assert.rejects(createStore(sql), (error: unknown) => {
-        assert.ok(failsWith("store-version")(error));
-        assert.match((error as Error).message, /schema version 2; this build knows up to 1/);
-        return true;
-      });
-      const again = await place.open();
-      await again.write("durable", (query) =>
-        query("DELETE FROM schema_versions WHERE version > $1", [SCHEMA_VERSION]),
-      );
-      store = await createStore(again);
-      assert.deepEqual(await store.model("beta.1"), modelRow("beta", 1));
-    });
-  });
-}
-
-type Place = { open(): Promise<Sql>; remove(): Promise<void> };
-
-async function embeddedPlace(): Promise<Place> {
+async function embeddedPlace(): Promise<SqlPlace> {
   const dir = await mkdtemp(join(tmpdir(), "tributary-store-"));
   return {
     open: () => openEmbedded(dir),
@@ -444,7 +23,7 @@ async function embeddedPlace(): Promise<Place> {
   };
 }
 
-async function serverPlace(url: string): Promise<Place> {
+async function serverPlace(url: string): Promise<SqlPlace> {
   const name = `tributary_test_${process.pid}_${Date.now()}`;
   const admin = async (statement: string) => {
     const client = new pg.Client({ connectionString: url });
@@ -458,10 +37,63 @@ async function serverPlace(url: string): Promise<Place> {
   return { open: () => openServer(own.href), remove: () => admin(`DROP DATABASE ${name}`) };
 }
 
-contract("embedded", embeddedPlace);
+function sqlStore(driver: string, makePlace: () => Promise<SqlPlace>): void {
+  storeContract(driver, async () => {
+    const place = await makePlace();
+    return { open: async () => createStore(await place.open()), remove: place.remove };
+  });
+
+  test(`a schema that a newer build wrote is refused, ${driver}`, async (t) => {
+    const place = await makePlace();
+    t.after(() => place.remove());
+    const first = await createStore(await place.open());
+    await first.addSession(sessionRow("kept"));
+    await first.addModel(modelRow("kept", 0));
+    await first.close();
+    const sql = await place.open();
+    const version = (await sql.read("SELECT max(version) AS v FROM schema_versions"))[0]?.v;
+    assert.equal(version, SCHEMA_VERSION);
+    await migrate(sql);
+    await sql.write("durable", (query) =>
+      query("INSERT INTO schema_versions (version) VALUES ($1)", [SCHEMA_VERSION + 1]),
+    );
+    await assert.rejects(createStore(sql), (error: unknown) => {
+      assert.ok(failsWith("store-version")(error));
+      const versions = `schema version ${SCHEMA_VERSION + 1}; this build knows up to ${SCHEMA_VERSION}`;
+      assert.ok((error as Error).message.includes(versions));
+      return true;
+    });
+    const again = await place.open();
+    await again.write("durable", (query) =>
+      query("DELETE FROM schema_versions WHERE version > $1", [SCHEMA_VERSION]),
+    );
+    const store = await createStore(again);
+    t.after(() => store.close());
+    assert.deepEqual(await store.model("kept.0"), modelRow("kept", 0));
+  });
+}
+
+storeContract("memory", async () => {
+  const store = memoryStore();
+  return { open: async () => store, async remove() {} };
+});
+
+test("a power cut takes from the store in memory what was written lazily, and nothing else", async () => {
+  const store = memoryStore();
+  const fleet = async () => (await store.listGateways({ limit: 9 })).items.map(({ id }) => id);
+  await store.saveGateways([gatewayRow("g1")]);
+  await store.addSession(sessionRow("kept"));
+  await store.saveGateways([gatewayRow("g2")]);
+  assert.deepEqual(await fleet(), ["g1", "g2"]);
+  store.crash();
+  assert.deepEqual(await fleet(), ["g1"]);
+  assert.deepEqual(await store.session("kept"), sessionRow("kept"));
+});
+
+sqlStore("embedded", embeddedPlace);
 const serverUrl = process.env.TRIBUTARY_TEST_PG_URL;
 if (serverUrl !== undefined) {
-  contract("server", () => serverPlace(serverUrl));
+  sqlStore("server", () => serverPlace(serverUrl));
 
   test("a database in use by another cloud is refused", async (t) => {
     const place = await serverPlace(serverUrl);

@@ -1,0 +1,369 @@
+import type { PartialIdentity } from "@tributary/proto/tier/identity.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { storeLimits } from "../store/limits.js";
+import type {
+  ContributionRow,
+  DeviceRow,
+  EvaluationRow,
+  EventRow,
+  GatewayRow,
+  ModelRow,
+  OpenRound,
+  PartialRow,
+  RoundRow,
+  SessionProgress,
+  SessionRow,
+} from "../store/rows.js";
+import { askFor, sliceOf } from "../store/slice.js";
+import type { ModelDecision, Page, RoundEnd, Slice, Store } from "../store/store.js";
+import { storable, toJson } from "../store/tables.js";
+import { type MemoryTables, memoryTables } from "./memory-tables.js";
+
+/**
+ * The cloud's store in memory, for tests and simulation. `crash` loses what the store's contract
+ * lets a power cut take: fleet and events written since the last durable transaction.
+ */
+export type MemoryStore = Store & { crash(): void };
+
+type Fleet = {
+  readonly gateways: Map<string, GatewayRow>;
+  readonly devices: Map<string, DeviceRow>;
+  events: EventRow[];
+};
+
+export function memoryStore(): MemoryStore {
+  const tables = memoryTables();
+  const durable = <R>(body: () => R): R => {
+    const result = tables.transaction(body);
+    fleet.sync();
+    return result;
+  };
+  const fleet = fleetIn();
+  const sessions = sessionsIn(tables, durable);
+  const models = modelsIn(tables, durable);
+  const rounds = roundsIn(tables, durable, sessions.update, models.decide);
+  return {
+    ...sessions.queries,
+    ...models.queries,
+    ...rounds,
+    ...fleet.queries,
+    crash: () => fleet.crash(),
+    async ping() {},
+    async close() {},
+  };
+}
+
+type Durably = <R>(body: () => R) => R;
+
+function byId<T extends { readonly id: string }>(rows: T[]): T[] {
+  return rows.sort((a, b) => (a.id < b.id ? -1 : 1));
+}
+
+/** The slice of rows in order that follows a key. */
+function page<R, T, K>(
+  rows: readonly R[],
+  limit: number,
+  keyOf: (row: R) => K,
+  itemOf: (row: R) => T,
+): Slice<T, K> {
+  return sliceOf(rows.slice(0, askFor(limit)), limit, keyOf, itemOf);
+}
+
+const self = <T>(row: T): T => row;
+
+function sessionsIn(tables: MemoryTables, durable: Durably) {
+  const sessions = tables.table<SessionRow>("session", ({ id }) => id);
+  const update = (session: string, progress: SessionProgress, atMs: number): void => {
+    const row = sessions.get(session);
+    if (row === undefined)
+      throw new TributaryError("store-unknown", `the store has no session ${session}`);
+    const reason = progress.reason === null ? null : storable(progress.reason);
+    sessions.replace(session, { ...row, ...progress, reason, updatedAtMs: atMs });
+  };
+  const queries: Pick<
+    Store,
+    "addSession" | "session" | "listSessions" | "runningSessions" | "saveProgress"
+  > = {
+    addSession: async (session) => durable(() => sessions.insertNew(session)),
+    session: async (id) => sessions.get(id),
+    async listSessions({ after, limit }) {
+      const rows = byId(sessions.where(({ id }) => after === undefined || id > after));
+      return page(rows, limit, ({ id }) => id, self);
+    },
+    runningSessions: async () => byId(sessions.where(({ state }) => state === "running")),
+    saveProgress: async (session, progress, atMs) => durable(() => update(session, progress, atMs)),
+  };
+  /** Moves `nextRound` past a round that opens; nothing happens for an unknown session. */
+  const opened = (id: string, number: number, atMs: number): void => {
+    const row = sessions.get(id);
+    if (row === undefined) return;
+    const nextRound = Math.max(row.nextRound, number + 1);
+    sessions.replace(id, { ...row, nextRound, updatedAtMs: atMs });
+  };
+  return { queries, update: { progress: update, opened } };
+}
+
+type Numbered<T> = T & { readonly key: number };
+
+function modelsIn(tables: MemoryTables, durable: Durably) {
+  const models = tables.table<Numbered<ModelRow>>("model", ({ id }) => id);
+  const evaluations = tables.table<Numbered<EvaluationRow>>("evaluation", ({ round }) => round);
+  let sequence = 0;
+  const bare = <T>({ key: _, ...row }: Numbered<T>): T => row as T;
+  const insert = (model: ModelRow): void => {
+    if (model.parent !== null && models.get(model.parent) === undefined)
+      throw new TributaryError("store-conflict", `${model.id} has no parent ${model.parent}`);
+    models.insert({ ...model, key: ++sequence });
+  };
+  const decide = ({ model, state, metrics }: ModelDecision): void => {
+    const row = models.get(model);
+    if (row === undefined)
+      throw new TributaryError("store-unknown", `the store has no model ${model}`);
+    models.replace(model, { ...row, state, metrics: { ...row.metrics, ...metrics } });
+  };
+  const newestFirst = <T>(rows: Numbered<T>[]) => rows.sort((a, b) => b.key - a.key);
+  const queries: Pick<
+    Store,
+    | "addModel"
+    | "model"
+    | "decideModel"
+    | "listModels"
+    | "trail"
+    | "knownDigests"
+    | "evaluations"
+    | "evaluationOf"
+  > = {
+    addModel: async (model) =>
+      durable(() => {
+        if (models.get(model.id) !== undefined) return false;
+        insert(model);
+        return true;
+      }),
+    async model(id) {
+      const row = models.get(id);
+      return row && bare(row);
+    },
+    decideModel: async (decision) => durable(() => decide(decision)),
+    async listModels({ session, state }, { after, limit }) {
+      const rows = models.where(
+        (row) =>
+          (session === undefined || row.session === session) &&
+          (state === undefined || row.state === state) &&
+          (after === undefined || row.key < after),
+      );
+      return page(newestFirst(rows), limit, ({ key }) => key, bare<ModelRow>);
+    },
+    async trail(model, { after = 0, limit }) {
+      const line: Numbered<ModelRow>[] = [];
+      for (let id: string | null = model; id !== null; ) {
+        const row: ModelRow | undefined = models.get(id);
+        if (row === undefined) break;
+        line.push({ ...row, key: line.length + 1 });
+        id = row.parent;
+      }
+      return page(line.slice(after), limit, ({ key }) => key, bare<ModelRow>);
+    },
+    async knownDigests(digests) {
+      const asked = new Set(digests);
+      return new Set(models.where(({ digest }) => asked.has(digest)).map(({ digest }) => digest));
+    },
+    async evaluations(session, { after, limit }) {
+      const rows = evaluations.where(
+        (row) => row.session === session && (after === undefined || row.key < after),
+      );
+      return page(newestFirst(rows), limit, ({ key }) => key, bare<EvaluationRow>);
+    },
+    async evaluationOf(model) {
+      const [newest] = newestFirst(evaluations.where((row) => row.model === model));
+      return newest && bare(newest);
+    },
+  };
+  const evaluate = (row: EvaluationRow) => evaluations.insert({ ...row, key: ++sequence });
+  return { queries, decide: { decide, insert, evaluate } };
+}
+
+type Sessions = ReturnType<typeof sessionsIn>["update"];
+type Models = ReturnType<typeof modelsIn>["decide"];
+
+function roundsIn(tables: MemoryTables, durable: Durably, sessions: Sessions, models: Models) {
+  const rounds = tables.table<OpenRound>("round", ({ id }) => id);
+  const partials = tables.table<PartialRow>("Partial", partialKey);
+  const contributions = tables.table<ContributionRow>(
+    "contribution",
+    ({ session, round, device }) => `${session} ${round} ${device}`,
+  );
+  const end = (given: RoundEnd): boolean => {
+    const row = rounds.get(given.round);
+    if (row === undefined)
+      throw new TributaryError("store-unknown", `the store has no round ${given.round}`);
+    if (row.state !== "open") return false;
+    const { state, rule, closedAtMs } = given;
+    const merged = given.contributions.filter(({ outcome }) => outcome === "model").length;
+    rounds.replace(row.id, {
+      ...row,
+      state,
+      rule,
+      closedAtMs,
+      model: given.model?.id ?? null,
+      partials: given.partials.length,
+      merged,
+      expired: row.expired + given.contributions.length - merged,
+    });
+    if (given.model !== undefined) models.insert(given.model);
+    for (const decision of given.decided ?? []) models.decide(decision);
+    for (const partial of given.partials) partials.insert(partial);
+    for (const contribution of given.contributions) contributions.insert(contribution);
+    if (given.evaluation !== undefined) models.evaluate(given.evaluation);
+    sessions.progress(row.session, given.progress, closedAtMs);
+    return true;
+  };
+  const queries: Pick<
+    Store,
+    | "openRound"
+    | "endRound"
+    | "round"
+    | "openRounds"
+    | "listRounds"
+    | "recordPartial"
+    | "partial"
+    | "listContributions"
+  > = {
+    openRound: async (round) =>
+      durable(() => {
+        rounds.insert(round);
+        sessions.opened(round.session, round.number, round.openedAtMs);
+      }),
+    endRound: async (given) => durable(() => end(given)),
+    async round(id) {
+      const row = rounds.get(id);
+      return row && withoutPlan(row);
+    },
+    async openRounds(session) {
+      const rows = rounds.where((row) => row.session === session && row.state === "open");
+      return rows.sort((a, b) => a.number - b.number);
+    },
+    async listRounds(session, { after, limit }) {
+      const rows = rounds
+        .where((row) => row.session === session && (after === undefined || row.number < after))
+        .sort((a, b) => b.number - a.number);
+      return page(rows, limit, ({ number }) => number, withoutPlan);
+    },
+    recordPartial: async (partial, given) =>
+      durable(() => {
+        if (!partials.insertNew(partial)) return;
+        const added = given.filter((contribution) => contributions.insertNew(contribution)).length;
+        const round = rounds.get(partial.round);
+        if (round !== undefined)
+          rounds.replace(round.id, { ...round, expired: round.expired + added });
+      }),
+    partial: async (identity) => partials.get(partialKey(identity)),
+    async listContributions({ session, round, outcome }, { after, limit }) {
+      const rows = contributions.where(
+        (row) =>
+          row.session === session &&
+          (round === undefined || row.round === round) &&
+          (outcome === undefined || row.outcome === outcome) &&
+          (after === undefined ||
+            row.round > after[0] ||
+            (row.round === after[0] && row.device > after[1])),
+      );
+      rows.sort((a, b) => a.round - b.round || (a.device < b.device ? -1 : 1));
+      return page(rows, limit, (row) => [row.round, row.device] as const, self);
+    },
+  };
+  return queries;
+}
+
+function partialKey({ gateway, incarnation, sequence }: PartialIdentity): string {
+  return `${gateway} ${incarnation} ${sequence}`;
+}
+
+function withoutPlan({ plan: _plan, rosters: _rosters, ...row }: OpenRound): RoundRow {
+  return row;
+}
+
+/** The fleet and the events: written lazily. */
+function fleetIn() {
+  let written: Fleet = { gateways: new Map(), devices: new Map(), events: [] };
+  let safe: Fleet = copyFleet(written);
+  let dirty = false;
+  let sequence = 0;
+  const put = <T extends { readonly id: string; readonly firstSeenMs: number }>(
+    rows: Map<string, T>,
+    given: readonly T[],
+  ): void => {
+    dirty = true;
+    for (const row of given) {
+      const { firstSeenMs } = rows.get(row.id) ?? row;
+      rows.set(row.id, { ...(JSON.parse(toJson(row)) as T), firstSeenMs });
+    }
+  };
+  const listed = <T extends { readonly id: string }>(
+    rows: ReadonlyMap<string, T>,
+    { after, limit }: Page<string>,
+    matches: (row: T) => boolean,
+  ) =>
+    page(
+      byId(
+        [...rows.values()].filter((row) => (after === undefined || row.id > after) && matches(row)),
+      ),
+      limit,
+      ({ id }) => id,
+      (row) => ({ ...row }),
+    );
+  const queries: Pick<
+    Store,
+    | "saveGateways"
+    | "listGateways"
+    | "saveDevices"
+    | "listDevices"
+    | "detachAll"
+    | "appendEvents"
+    | "listEvents"
+  > = {
+    saveGateways: async (gateways) => put(written.gateways, gateways),
+    listGateways: async (at) => listed(written.gateways, at, () => true),
+    saveDevices: async (devices) => put(written.devices, devices),
+    listDevices: async ({ site, gateway }, at) =>
+      listed(
+        written.devices,
+        at,
+        (row) =>
+          (site === undefined || row.site === site) &&
+          (gateway === undefined || row.gateway === gateway),
+      ),
+    async detachAll() {
+      dirty = true;
+      for (const [id, row] of written.gateways)
+        written.gateways.set(id, { ...row, attached: false });
+      for (const [id, row] of written.devices)
+        written.devices.set(id, { ...row, connected: false });
+    },
+    async appendEvents(events) {
+      dirty = true;
+      written.events.push(...events.map((event) => ({ ...event, sequence: ++sequence })));
+      written.events = written.events.slice(-storeLimits.eventsKept);
+    },
+    async listEvents({ after, limit }) {
+      if (after === undefined)
+        return { items: written.events.slice(1 - askFor(limit)), next: undefined };
+      const rows = written.events.filter((event) => event.sequence > after);
+      return page(rows, limit, (event) => event.sequence, self);
+    },
+  };
+  return {
+    queries,
+    sync() {
+      if (dirty) safe = copyFleet(written);
+      dirty = false;
+    },
+    crash() {
+      written = copyFleet(safe);
+      dirty = false;
+    },
+  };
+}
+
+function copyFleet({ gateways, devices, events }: Fleet): Fleet {
+  return { gateways: new Map(gateways), devices: new Map(devices), events: [...events] };
+}
