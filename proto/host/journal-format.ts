@@ -87,17 +87,21 @@ export function encodeFrameHeader(
   return bytes;
 }
 
+/** What the CRC of a frame's header starts from: all that reading needs of the salt. */
+export function seedOf(salt: JournalSalt): number {
+  return crc32(salt);
+}
+
 /** The header at `at`, or undefined where there is none. */
 export function decodeFrameHeader(
   bytes: Uint8Array,
   at: number,
-  salt: JournalSalt,
+  seed: number,
 ): FrameHeader | undefined {
   if (at + FRAME_HEADER_BYTES > bytes.length) return undefined;
   const view = viewOf(bytes);
   if (view.getUint32(at, true) !== FRAME_MAGIC) return undefined;
-  if (view.getUint32(at + 24, true) !== crc32(bytes.subarray(at, at + 24), crc32(salt)))
-    return undefined;
+  if (view.getUint32(at + 24, true) !== crc32(bytes.subarray(at, at + 24), seed)) return undefined;
   return {
     kind: view.getUint32(at + 4, true),
     length: view.getUint32(at + 8, true),

@@ -8,19 +8,21 @@ import {
   FRAME_MAGIC,
   type Frame,
   type JournalSalt,
+  seedOf,
 } from "./journal-format.js";
 
 /** Bytes looked at in one go when searching for frames behind a bad one. */
 const WINDOW_BYTES = 1 << 20;
 
-async function frameAt(
+/** The whole frame at `offset`, or undefined where there is none. */
+export async function frameAt(
   reader: ReadFile,
   path: string,
   offset: number,
-  salt: JournalSalt,
+  seed: number,
   frameBytes: number,
 ): Promise<Frame | undefined> {
-  const header = decodeFrameHeader(await reader.read(offset, FRAME_HEADER_BYTES), 0, salt);
+  const header = decodeFrameHeader(await reader.read(offset, FRAME_HEADER_BYTES), 0, seed);
   if (header === undefined) return undefined;
   if (header.length > frameBytes) {
     throw new TributaryError(
@@ -33,7 +35,7 @@ async function frameAt(
   return { kind: header.kind, body, offset };
 }
 
-function nextOffset(frame: Frame): number {
+export function nextOffset(frame: Frame): number {
   return frame.offset + FRAME_HEADER_BYTES + frame.body.length;
 }
 
@@ -44,13 +46,14 @@ export async function endOfJournal(
   salt: JournalSalt,
   frameBytes: number,
 ): Promise<number> {
+  const seed = seedOf(salt);
   let offset = FILE_HEADER_BYTES;
   while (offset < reader.size) {
-    const frame = await frameAt(reader, path, offset, salt, frameBytes);
+    const frame = await frameAt(reader, path, offset, seed, frameBytes);
     if (frame === undefined) break;
     offset = nextOffset(frame);
   }
-  if (offset < reader.size) await refuseIfOnceDurable(reader, path, salt, offset);
+  if (offset < reader.size) await refuseIfOnceDurable(reader, path, seed, offset);
   return offset;
 }
 
@@ -58,7 +61,7 @@ export async function endOfJournal(
 async function refuseIfOnceDurable(
   reader: ReadFile,
   path: string,
-  salt: JournalSalt,
+  seed: number,
   bad: number,
 ): Promise<void> {
   for (let at = bad; at < reader.size; at += WINDOW_BYTES) {
@@ -66,7 +69,7 @@ async function refuseIfOnceDurable(
     const view = new DataView(window.buffer, window.byteOffset, window.length);
     for (let i = 0; i + FRAME_HEADER_BYTES <= window.length; i++) {
       if (view.getUint32(i, true) !== FRAME_MAGIC) continue;
-      const header = decodeFrameHeader(window, i, salt);
+      const header = decodeFrameHeader(window, i, seed);
       if (header !== undefined && header.batchStart > bad) {
         throw new TributaryError(
           "journal-corrupt",
@@ -86,9 +89,10 @@ export async function readFrames(
   end: number,
   visit: (frame: Frame) => void | Promise<void>,
 ): Promise<void> {
+  const seed = seedOf(salt);
   let offset = FILE_HEADER_BYTES;
   while (offset < end) {
-    const frame = await frameAt(reader, path, offset, salt, frameBytes);
+    const frame = await frameAt(reader, path, offset, seed, frameBytes);
     if (frame === undefined) {
       throw new TributaryError("journal-corrupt", `${path} is damaged at byte ${offset}`);
     }
