@@ -54,12 +54,14 @@ export async function salvageJournal(
     const start = await startOf(reader, path, frameBytes);
     const { seed, salt } = start;
     const gaps: Gap[] = [];
-    if (salt === undefined && reader.size > 0) {
-      gaps.push({ offset: 0, bytes: Math.min(FILE_HEADER_BYTES, reader.size), broken: [] });
-    }
     let frames = 0;
-    let offset = FILE_HEADER_BYTES;
-    while (offset < reader.size) {
+    let offset = salt === undefined ? 0 : FILE_HEADER_BYTES;
+    if (offset === 0 && reader.size > 0) {
+      const bytes = seed === undefined ? reader.size : Math.min(FILE_HEADER_BYTES, reader.size);
+      gaps.push({ offset, bytes, broken: [] });
+      offset += bytes;
+    }
+    while (seed !== undefined && offset < reader.size) {
       const frame = await frameAt(reader, path, offset, seed, frameBytes);
       if (frame !== undefined) {
         frames++;
@@ -92,25 +94,33 @@ export async function writeJournal(
   await file.sync();
 }
 
-/** The salt, and what header checksums start from, which the first frame betrays if the salt is lost. */
+/** The salt, and what header checksums start from: that can be known although the salt is lost. */
 async function startOf(
   reader: ReadFile,
   path: string,
   frameBytes: number,
-): Promise<{ readonly salt: JournalSalt | undefined; readonly seed: number }> {
+): Promise<{ readonly salt: JournalSalt | undefined; readonly seed: number | undefined }> {
   const bytes = await reader.read(0, FILE_HEADER_BYTES);
   const whole = bytes.length === FILE_HEADER_BYTES;
   const salt = whole ? decodeFileHeader(bytes, path) : undefined;
   if (salt !== undefined) return { salt, seed: seedOf(salt) };
+  const proves = async (seed: number, from: number) => {
+    const gap = await gapAt(reader, path, from, seed, frameBytes, true);
+    return from + gap.bytes < reader.size;
+  };
+  // The damage may be anywhere in the header: a frame that fits the salt proves the salt.
   if (whole) {
-    // The damage may be anywhere in the header; a frame that fits the salt proves the salt.
     const seed = seedOf(bytes.subarray(12, 20));
-    const proof = await gapAt(reader, path, FILE_HEADER_BYTES, seed, frameBytes, true);
-    if (FILE_HEADER_BYTES + proof.bytes < reader.size) return { salt: undefined, seed };
+    if (await proves(seed, FILE_HEADER_BYTES)) return { salt, seed };
   }
+  // The first frame betrays the seed if its header is right: a second one has to say so.
   const header = await reader.read(FILE_HEADER_BYTES, FRAME_HEADER_BYTES);
-  const seed = header.length === FRAME_HEADER_BYTES ? seedBehind(header) : 0;
-  return { salt: undefined, seed };
+  if (header.length === FRAME_HEADER_BYTES) {
+    const seed = seedBehind(header);
+    const second = FILE_HEADER_BYTES + FRAME_HEADER_BYTES;
+    if (await proves(seed, second)) return { salt, seed };
+  }
+  return { salt, seed: undefined };
 }
 
 /** The seed with which a frame header's checksum would be right. */
