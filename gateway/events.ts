@@ -67,6 +67,18 @@ export type GatewayEvent =
       message: string;
     }
   | { level: "warn"; name: "partial-delayed"; round: string; sequence: number; reason: string }
+  | {
+      level: "info";
+      name: "partials-merged";
+      sequence: number;
+      base: string;
+      entries: number;
+      rounds: number;
+      contributors: number;
+      bytes: number;
+    }
+  | { level: "warn"; name: "merge-failed"; sequence: number; message: string }
+  | { level: "error"; name: "partial-damaged"; sequence: number; round: string }
   | { level: "info"; name: "model-cached"; model: string; bytes: number }
   | { level: "info"; name: "model-evicted"; digest: string; bytes: number }
   | { level: "warn"; name: "model-failed"; model: string; message: string }

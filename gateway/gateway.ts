@@ -84,6 +84,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       path: join(dataDir, "index"),
       newIncarnation: () => random.id(16),
       ledgerRounds: limits.ledgerRounds,
+      receivedPartials: limits.receivedPartials,
+      expiries: limits.expiries,
       ...(parts.database && { database: parts.database }),
     });
     teardown.push(() => store.close());

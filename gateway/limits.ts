@@ -70,6 +70,15 @@ export const limits = {
 
   /** Sealed Partials in the outbox. At this count updates are refused with `storage-full`. */
   outboxPartials: 10_000,
+  /**
+   * So many Partials on one base are merged while they wait: each of them but the sum is written
+   * twice at most, and the sum once more for every further `mergeWaiting - 1`.
+   */
+  mergeWaiting: 4,
+  /** Partials of one gateway below that are known again when they are sent again; the oldest are forgotten. */
+  receivedPartials: 1_024,
+  /** Partials that ended without a receipt and are kept on record; the oldest are forgotten. */
+  expiries: 1_024,
   /** How long a reading of the free disk space is trusted, in milliseconds. */
   freeSpaceTtlMs: 1_000,
   /** From the start to the first write of the site's time; each next wait is twice as long, in milliseconds. */

@@ -1,52 +1,82 @@
 import assert from "node:assert/strict";
 import { afterEach, describe, it } from "node:test";
 import { decodePartial } from "@tributary/proto/algebra/frame.js";
-import type { Partial } from "@tributary/proto/algebra/partial.js";
+import { merge, type Partial } from "@tributary/proto/algebra/partial.js";
 import { createManualClock } from "@tributary/proto/host/clock.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
+import type { Disk } from "@tributary/proto/host/disk.js";
 import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
+import { seededRandom } from "@tributary/proto/host/random.js";
+import fc from "fast-check";
 import type { GatewayEvent } from "./events.js";
+import { limits } from "./limits.js";
 import { openOutbox } from "./outbox.js";
+import { type Database, type OutboxRecord, openStore } from "./store.js";
+import { type MemoryIndex, memoryIndex } from "./testing/memory-store.js";
 import { samplePlan } from "./testing/sample.js";
 import { createTemporary } from "./testing/temporary.js";
+import { until } from "./testing/wait.js";
 
 const temporary = createTemporary();
 afterEach(() => temporary.close());
 
 const plan = samplePlan({ layout: [{ name: "w", shape: [300_000] }] });
 
-function partialOf(round: string, value: bigint): Partial {
+type Of = {
+  device?: string;
+  site?: string;
+  base?: string;
+  evaluation?: boolean;
+  samples?: number;
+  coordinates?: number;
+};
+
+function partialOf(round: string, value: bigint, of: Of = {}): Partial {
+  const { device = "dev-a", site = "plant", base = plan.base.model, samples = 10 } = of;
+  const coordinates = of.evaluation ? 0 : (of.coordinates ?? 300_000);
   return {
-    site: "plant",
-    base: plan.base.model,
+    site,
+    base,
     baseDigest: plan.base.digest,
     grid: plan.grid,
-    layout: plan.layout,
-    weight: 10n,
-    contributors: [{ round, device: "dev-a", samples: 10, updates: 1 }],
+    layout: [{ name: "w", shape: [of.coordinates ?? 300_000] }],
+    weight: BigInt(samples),
+    contributors: [{ round, device, samples, updates: 1 }],
     metrics: {},
     saturated: 0,
-    sum: new BigInt64Array(300_000).fill(value),
+    sum: new BigInt64Array(coordinates).fill(value),
   };
 }
+const small = (round: string, value: bigint, of: Of = {}) =>
+  partialOf(round, value, { coordinates: 10, ...of });
 
 const record = (round: string) => ({ round, offered: 1, folded: 1, declined: 0 });
 const ledger: [string, string][] = [["dev-a", "a".repeat(64)]];
+const forwarding = { totalMax: 1_000_000, perSite: false };
+const digestOf = (name: string) => sha256(name);
+const storeOn = (database: (path: string) => Database) => {
+  const bounds = { ledgerRounds: 64, receivedPartials: 64, expiries: 64 };
+  return openStore({ path: "memory", newIncarnation: () => "inc", ...bounds, database });
+};
 
 async function bench() {
   const disk = memoryDisk();
-  const dir = await temporary.dir();
   const clock = createManualClock(1_000);
   const events: GatewayEvent[] = [];
+  const dir = await temporary.dir();
   const open = async () => {
     const store = await temporary.store(dir);
-    return {
-      store,
-      outbox: await openOutbox(disk, store, { logicalMs: clock.nowMs }, (e) => events.push(e)),
+    const note = (event: GatewayEvent) => void events.push(event);
+    const outbox = await openOutbox(disk, store, { logicalMs: clock.nowMs }, note);
+    const add = (partial: Partial, changes: object = {}) => {
+      const round = partial.contributors[0]?.round ?? "";
+      return outbox.add(partial, record(round), ledger, { ...forwarding, ...changes });
     };
+    return { store, outbox, add };
   };
   return { disk, clock, events, open, ...(await open()) };
 }
+type Bench = Awaited<ReturnType<typeof bench>>;
 
 async function readAll(pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
   const parts: Uint8Array[] = [];
@@ -54,12 +84,54 @@ async function readAll(pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
   return Buffer.concat(parts);
 }
 
+async function partialIn(outbox: Bench["outbox"], entry: OutboxRecord): Promise<Partial> {
+  const bytes = await readAll(outbox.read(entry, 0));
+  assert.equal(sha256(bytes), entry.digest);
+  assert.equal(bytes.length, entry.bytes);
+  const decoded = decodePartial(bytes);
+  assert.ok(decoded.ok);
+  return decoded.partial;
+}
+
+/** The disk and the index as one process sees them: `write` is asked before each of its writes. */
+function seenBy(disk: Disk, index: MemoryIndex, write: () => void) {
+  const asked = async () => write();
+  return {
+    disk: {
+      ...disk,
+      writeFileAtomic: (...all) => asked().then(() => disk.writeFileAtomic(...all)),
+      remove: (path) => asked().then(() => disk.remove(path)),
+    } satisfies Disk,
+    database: (path: string): Database => {
+      const database = index.database(path);
+      return { ...database, batch: (...all) => asked().then(() => database.batch(...all)) };
+    },
+  };
+}
+const killed = () => {
+  throw new Error("the process was killed");
+};
+
+/** Everything that can be shipped, in order. */
+async function shipAll({ outbox }: Pick<Bench, "outbox">): Promise<Partial[]> {
+  const shipped: Partial[] = [];
+  for (let entry = await outbox.next(); entry !== undefined; entry = await outbox.next()) {
+    shipped.push(await partialIn(outbox, entry));
+    await outbox.remove(entry);
+  }
+  return shipped;
+}
+
+const contributions = (partials: readonly Partial[]) =>
+  partials.map((p) => p.contributors.map(({ round, device }) => `${round}/${device}`));
+
 describe("the outbox", () => {
   it("keeps Partials over a restart, in order, with their bytes and digest", async () => {
-    const { disk, clock, store, outbox, open } = await bench();
+    const { disk, clock, store, outbox, add, open } = await bench();
+    const other = { base: "mnist.7" };
     const [one, two] = await Promise.all([
-      outbox.add(partialOf("s.1", 7n), record("s.1"), ledger),
-      outbox.add(partialOf("s.2", -8n), record("s.2"), ledger),
+      add(partialOf("s.1", 7n)),
+      add(partialOf("s.2", -8n, other)),
     ]);
     assert.deepEqual([one.sequence, two.sequence], [1, 2]);
     assert.equal(outbox.count, 2);
@@ -70,17 +142,16 @@ describe("the outbox", () => {
     disk.crash();
 
     const again = await open();
-    assert.deepEqual(again.outbox.first(), one);
+    assert.deepEqual(again.outbox.entries(), [one, two]);
     assert.deepEqual(again.outbox.rounds(), ["s.1", "s.2"]);
     const bytes = await readAll(again.outbox.read(one, 0));
     assert.equal(sha256(bytes), one.digest);
-    const decoded = decodePartial(bytes);
-    assert.ok(decoded.ok && decoded.partial.sum.every((value) => value === 7n));
     const rest = await readAll(again.outbox.read(one, 1_000_001));
     assert.deepEqual(Buffer.from(rest), Buffer.from(bytes.subarray(1_000_001)));
 
+    assert.deepEqual(await again.outbox.next(), { ...one, opened: true });
     await again.outbox.remove(one);
-    assert.deepEqual(again.outbox.first(), two);
+    assert.deepEqual(await again.outbox.next(), { ...two, opened: true });
     assert.deepEqual(await disk.list("outbox"), ["0000000000000002.partial"]);
   });
 
@@ -93,28 +164,298 @@ describe("the outbox", () => {
     assert.deepEqual(await disk.list("outbox"), []);
   });
 
-  it("says when a file is missing, and goes on", async () => {
-    const { disk, store, outbox, open, events } = await bench();
-    await outbox.add(partialOf("s.1", 7n), record("s.1"), ledger);
+  it("says when a file is missing, keeps that on record, and goes on", async () => {
+    const { disk, store, add, open, events } = await bench();
+    await add(small("s.1", 7n));
     await store.close();
     await disk.remove("outbox/0000000000000001.partial");
     const again = await open();
     assert.equal(again.outbox.count, 0);
-    assert.ok(events.some((e) => e.name === "storage-failed" && e.level === "error"));
-    const next = await again.outbox.add(partialOf("s.2", 1n), record("s.2"), ledger);
-    assert.equal(next.sequence, 2);
+    assert.ok(events.some((e) => e.name === "partial-damaged" && e.sequence === 1));
+    const [expiry] = await again.store.expiries();
+    assert.deepEqual([expiry?.rule, expiry?.rounds], ["partial-damaged", ["s.1"]]);
+    assert.equal((await again.add(small("s.2", 1n))).sequence, 2);
   });
 
   it("makes one entry of a round, whatever failed before", async () => {
-    const { disk, outbox, store } = await bench();
+    const { disk, outbox, add, store } = await bench();
     disk.fail("full");
-    await assert.rejects(outbox.add(partialOf("s.1", 7n), record("s.1"), ledger));
+    await assert.rejects(add(small("s.1", 7n)));
     assert.equal(outbox.count, 0);
     disk.fail("none");
-    const first = await outbox.add(partialOf("s.1", 7n), record("s.1"), ledger);
-    const again = await outbox.add(partialOf("s.1", 7n), record("s.1"), ledger);
+    const first = await add(small("s.1", 7n));
+    const again = await add(small("s.1", 7n));
     assert.deepEqual(again, first);
     assert.equal((await store.outbox()).length, 1);
     assert.equal(outbox.count, 1);
+    assert.deepEqual(await store.sealed(), [{ ...record("s.1"), order: 1 }]);
+  });
+
+  it("never sends a damaged Partial, nor adds it to another", async () => {
+    const { disk, outbox, add, events, store } = await bench();
+    await add(small("s.1", 7n));
+    await add(small("s.2", 1n));
+    const broken = await add(small("s.3", 5n, { base: "mnist.7" }));
+    for (const sequence of [1, broken.sequence]) {
+      disk.flip(`outbox/${String(sequence).padStart(16, "0")}.partial`, 8 * (broken.bytes - 1));
+    }
+    assert.deepEqual(contributions(await shipAll({ outbox })), [["s.2/dev-a"]]);
+    assert.equal(events.filter((e) => e.name === "partial-damaged").length, 2);
+    assert.deepEqual(
+      (await store.expiries()).map(({ sequence, rule }) => [sequence, rule]),
+      [
+        [1, "partial-damaged"],
+        [broken.sequence, "partial-damaged"],
+      ],
+    );
+  });
+
+  it("keeps on record what the upstream refused, contribution by contribution", async () => {
+    const { outbox, add, store, disk } = await bench();
+    await add(small("s.1", 7n, { device: "dev-b" }));
+    const entry = await outbox.next();
+    assert.ok(entry !== undefined);
+    await outbox.expire(entry, "not-in-roster", "dev-b");
+    assert.equal(outbox.count, 0);
+    assert.deepEqual(await disk.list("outbox"), []);
+    const [expiry] = await store.expiries();
+    assert.deepEqual(expiry?.contributors, ["s.1/dev-b"]);
+    assert.equal(expiry?.rule, "not-in-roster");
+  });
+});
+
+describe("merging in the outbox", () => {
+  it("sums what is on one base into one Partial, exactly, before it is sent", async () => {
+    const { outbox, add, disk, clock } = await bench();
+    await add(small("s.1", 7n, { device: "dev-b" }));
+    clock.advance(100);
+    await add(small("s.2", -20n, { device: "dev-a" }));
+    const entry = await outbox.next();
+    assert.ok(entry !== undefined);
+    assert.deepEqual(
+      [entry.sequence, entry.rounds, entry.opened, entry.sealedAtMs],
+      [3, ["s.1", "s.2"], true, 1_000],
+    );
+    const partial = await partialIn(outbox, entry);
+    assert.ok(partial.sum.every((value) => value === -13n));
+    assert.equal(partial.weight, 20n);
+    assert.equal(partial.site, "plant");
+    assert.deepEqual(contributions([partial]), [["s.1/dev-b", "s.2/dev-a"]]);
+    assert.deepEqual(await disk.list("outbox"), ["0000000000000003.partial"]);
+  });
+
+  it("leaves an entry alone from the moment that it is handed out, over a restart too", async () => {
+    const { outbox, add, store, open } = await bench();
+    const first = await add(small("s.1", 7n));
+    const opened = await outbox.next();
+    assert.deepEqual(opened, { ...first, opened: true });
+    await add(small("s.2", 1n));
+    assert.deepEqual(await outbox.next(), opened);
+    await store.close();
+    const again = await open();
+    for (let n = 3; n <= 9; n++) await again.add(small(`s.${n}`, 1n));
+    assert.deepEqual(await again.outbox.next(), opened);
+    assert.equal((await partialIn(again.outbox, first)).weight, 10n);
+  });
+
+  it("keeps apart other bases, other sessions, other grids, evaluation and what NMax forbids", async () => {
+    const { outbox, add } = await bench();
+    await add(small("s.1", 1n));
+    await add(small("s.2", 1n, { base: "mnist.7" }));
+    await add(small("t.1", 1n));
+    await add({ ...small("s.3", 1n), grid: { ...plan.grid, range: 2 } });
+    await add(small("s.4", 1n, { evaluation: true }));
+    await add(small("s.5", 1n, { evaluation: true }));
+    await add(small("s.6", 1n, { samples: 90 }), { totalMax: 99 });
+    await add(small("s.7", 1n));
+    const shipped = await shipAll({ outbox });
+    assert.deepEqual(
+      shipped.map((p) => [...new Set(p.contributors.map((c) => c.round))]),
+      [["s.1", "s.7"], ["s.2"], ["t.1"], ["s.3"], ["s.4", "s.5"], ["s.6"]],
+    );
+  });
+
+  it("merges sites only where the plan lets it", async () => {
+    const { outbox, add } = await bench();
+    const perSite = { perSite: true };
+    await add(small("s.1", 1n, { site: "a" }), perSite);
+    await add(small("s.2", 1n, { site: "b" }), perSite);
+    await add(small("s.3", 1n, { site: "a" }), perSite);
+    await add(small("s.4", 1n, { site: "a", base: "mnist.7" }));
+    await add(small("s.5", 1n, { site: "b", base: "mnist.7" }));
+    const shipped = await shipAll({ outbox });
+    assert.deepEqual(contributions(shipped), [
+      ["s.1/dev-a", "s.3/dev-a"],
+      ["s.2/dev-a"],
+      ["s.4/dev-a", "s.5/dev-a"],
+    ]);
+    assert.deepEqual(
+      shipped.map((p) => p.site),
+      ["a", "b", null],
+    );
+  });
+
+  it("sends apart what overlaps, for the upstream to judge", async () => {
+    const { outbox, add, events } = await bench();
+    await add(small("s.1", 1n));
+    await add(small("s.1", 2n));
+    await add(small("s.2", 3n));
+    const shipped = await shipAll({ outbox });
+    assert.deepEqual(contributions(shipped), [["s.1/dev-a", "s.2/dev-a"], ["s.1/dev-a"]]);
+    assert.equal(events.filter((e) => e.name === "merge-failed").length, 1);
+  });
+
+  it("happens while nothing is sent, so that a week offline is one upload and bounded writes", async () => {
+    const { outbox, add, disk, events } = await bench();
+    const rounds = 40;
+    let written = 0;
+    const { writeFileAtomic } = disk;
+    disk.writeFileAtomic = async (path, parts) => {
+      written += parts.reduce((sum, part) => sum + part.length, 0);
+      return writeFileAtomic(path, parts);
+    };
+    for (let n = 1; n <= rounds; n++) await add(partialOf(`s.${n}`, 1n));
+    await outbox.close();
+    assert.ok(outbox.count < limits.mergeWaiting, `${outbox.count} entries wait`);
+    const once = rounds * 300_000 * 8;
+    assert.ok(written < 1.5 * once, `${written} bytes written for ${once}`);
+    assert.ok(events.filter((e) => e.name === "partials-merged").length >= 12);
+    const [only, ...others] = await shipAll({ outbox });
+    assert.equal(others.length, 0);
+    assert.equal(only?.contributors.length, rounds);
+    assert.ok(only?.sum.every((value) => value === BigInt(rounds)));
+  });
+
+  it("gives a flat sum, whatever comes, waits, is sent and crashes in between", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.constantFrom("add", "receive", "next", "remove", "crash", "condense"), {
+          minLength: 1,
+          maxLength: 25,
+        }),
+        fc.integer({ min: 1, max: 1_000_000 }),
+        async (steps, seed) => {
+          const random = seededRandom(seed);
+          const disk = memoryDisk({ random });
+          const index = memoryIndex();
+          const names = { next: 0 };
+          const delivered: Partial[] = [];
+          let flat: Partial | undefined;
+          let lives = 0;
+          const open = async () => {
+            const born = ++lives;
+            const seen = seenBy(disk, index, () => born === lives || killed());
+            const store = await storeOn(seen.database);
+            return {
+              store,
+              outbox: await openOutbox(seen.disk, store, { logicalMs: () => 5 }, () => {}),
+            };
+          };
+          let life = await open();
+          for (const step of steps) {
+            const name = ++names.next;
+            const partial = small(`s.${name}`, BigInt(name * 3 - 40));
+            if (step === "add" || step === "receive") {
+              if (step === "add") {
+                await life.outbox.add(partial, record(`s.${name}`), ledger, forwarding);
+              } else {
+                const origin = { gateway: "gw-b", incarnation: "i", sequence: name };
+                await life.outbox.receive(partial, origin, digestOf(`${name}`), forwarding);
+              }
+              const both = flat && merge(flat, partial, 10_000n);
+              flat = both === undefined ? partial : both.ok ? both.partial : assert.fail();
+            } else if (step === "next") await life.outbox.next();
+            else if (step === "condense") await life.outbox.condense();
+            else if (step === "remove") {
+              const entry = await life.outbox.next();
+              if (entry !== undefined) {
+                delivered.push(await partialIn(life.outbox, entry));
+                await life.outbox.remove(entry);
+              }
+            } else {
+              lives++;
+              disk.crash();
+              index.crash(random.next());
+              life = await open();
+            }
+          }
+          delivered.push(...(await shipAll(life)));
+          const [first, ...rest] = delivered;
+          let sum = first;
+          for (const more of rest) {
+            const both = merge(sum as Partial, more, 10_000n);
+            assert.ok(both.ok, "a contribution was delivered twice");
+            sum = both.partial;
+          }
+          assert.deepEqual(sum, flat);
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
+
+  it("is done again after a crash at any write of it, and never done twice", async () => {
+    const whole = ["s.1/dev-a", "s.2/dev-a", "s.3/dev-a"];
+    let survived = false;
+    for (let writes = 0; !survived; writes++) {
+      const disk = memoryDisk();
+      const index = memoryIndex();
+      let left = Number.POSITIVE_INFINITY;
+      const seen = seenBy(disk, index, () => left-- > 0 || killed());
+      const open = async (on: Pick<typeof seen, "disk" | "database">) =>
+        openOutbox(on.disk, await storeOn(on.database), { logicalMs: () => 5 }, () => {});
+      const outbox = await open(seen);
+      for (let n = 1; n <= 3; n++) {
+        await outbox.add(small(`s.${n}`, 1n), record(`s.${n}`), ledger, forwarding);
+      }
+      left = writes;
+      await outbox.next().catch(() => {});
+      survived = left > 0;
+      const again = await open({ disk, database: index.database });
+      assert.deepEqual(contributions(await shipAll({ outbox: again })), [whole], `at ${writes}`);
+    }
+  });
+});
+
+describe("what is held", () => {
+  it("waits for its round, merges with its like, and goes when it is released", async () => {
+    const { outbox, add, open, store } = await bench();
+    const held = { held: "s.1" };
+    for (const device of ["dev-a", "dev-b", "dev-c", "dev-d"]) {
+      await add(small("s.1", 1n, { device }), held);
+    }
+    await add(small("s.2", 1n));
+    await until("they are merged", () => outbox.count === 2);
+    assert.deepEqual(contributions(await shipAll({ outbox })), [["s.2/dev-a"]]);
+    await outbox.release("s.9");
+    assert.equal(await outbox.next(), undefined);
+    await store.close();
+    const again = await open();
+    assert.equal(await again.outbox.next(), undefined);
+    await again.outbox.release("s.1");
+    await again.add(small("s.1", 1n, { device: "dev-e" }));
+    const shipped = await shipAll(again);
+    assert.equal(shipped.length, 1);
+    assert.equal(shipped[0]?.contributors.length, 5);
+  });
+});
+
+describe("a Partial from a gateway below", () => {
+  it("is known again under its identity, after it was merged, sent and receipted", async () => {
+    const { outbox, store, open } = await bench();
+    const origin = { gateway: "gw-b", incarnation: "i", sequence: 4 };
+    await outbox.receive(small("s.1", 1n, { site: "b" }), origin, digestOf("x"), forwarding);
+    await outbox.receive(
+      small("s.1", 1n, { site: "b", device: "dev-b" }),
+      { ...origin, sequence: 5 },
+      digestOf("y"),
+      forwarding,
+    );
+    assert.equal((await shipAll({ outbox })).length, 1);
+    await store.close();
+    const again = await open();
+    assert.equal(await again.store.received(origin), digestOf("x"));
+    assert.equal(await again.store.received({ ...origin, sequence: 5 }), digestOf("y"));
+    assert.equal(await again.store.received({ ...origin, incarnation: "j" }), undefined);
   });
 });

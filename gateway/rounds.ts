@@ -160,7 +160,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       const record = { round: name, ...counts, folded: combine.digests.size };
       let bytes = 0;
       if (partial === undefined) await store.seal(record, [], undefined);
-      else bytes = (await outbox.add(partial, record, combine.digests)).bytes;
+      else bytes = (await outbox.add(partial, record, combine.digests, round.plan)).bytes;
       const contributors = combine.digests.size;
       events({ level: "info", name: "round-sealed", round: name, reason, contributors, bytes });
       sealed.add(record);

@@ -11,7 +11,15 @@ import type { Upstream } from "./upstream.js";
 
 const record = (sequence: number): OutboxRecord => ({
   sequence,
-  round: `s.${sequence}`,
+  rounds: [`s.${sequence}`],
+  base: "s.0",
+  shape: "e".repeat(64),
+  site: null,
+  perSite: false,
+  weight: 10,
+  contributors: 1,
+  totalMax: 100,
+  opened: true,
   digest: String(sequence).repeat(64).slice(0, 64),
   bytes: 100,
   sealedAtMs: 0,
@@ -51,14 +59,12 @@ function bench(answers: (PartialState | Error)[]) {
     gateway: "gw-1",
     incarnation: "inc",
     outbox: {
-      count: 0,
-      bytes: 0,
-      oldestAgeMs: () => 0,
-      first: () => entries[0],
-      rounds: () => [],
-      add: () => Promise.reject(new Error("unused")),
+      next: async () => entries[0],
       async *read() {},
       async remove(entry) {
+        entries.splice(entries.indexOf(entry), 1);
+      },
+      async expire(entry) {
         entries.splice(entries.indexOf(entry), 1);
       },
     },

@@ -17,7 +17,7 @@ export type Shipping = {
 export type ShippingOptions = {
   readonly gateway: string;
   readonly incarnation: string;
-  readonly outbox: Outbox;
+  readonly outbox: Pick<Outbox, "next" | "read" | "remove" | "expire">;
   readonly upstream: Upstream;
   readonly attached: () => boolean;
   readonly events: GatewayEvents;
@@ -41,7 +41,8 @@ export function createShipping(options: ShippingOptions): Shipping {
       incarnation: options.incarnation,
       sequence: BigInt(entry.sequence),
     };
-    const { round, digest, bytes } = entry;
+    const { digest, bytes } = entry;
+    const round = newestRound(entry);
     const opened = await upstream.openPartial({ id, round, digest, totalBytes: BigInt(bytes) });
     if (await settle(entry, opened)) return true;
     const offset = Number(opened.receivedBytes);
@@ -51,7 +52,8 @@ export function createShipping(options: ShippingOptions): Shipping {
   }
 
   async function settle(entry: OutboxRecord, state: PartialState): Promise<boolean> {
-    const { round, sequence, digest } = entry;
+    const { sequence, digest } = entry;
+    const round = newestRound(entry);
     if (state.receipt?.digest === digest) {
       const { outcome, rule } = state.receipt;
       await outbox.remove(entry);
@@ -61,22 +63,24 @@ export function createShipping(options: ShippingOptions): Shipping {
     if (state.receipt !== undefined) throw new Error(`a receipt for ${state.receipt.digest}`);
     if (state.refusal === undefined) return false;
     const { code, message } = state.refusal;
-    await outbox.remove(entry);
+    await outbox.expire(entry, code, message);
     events({ level: "error", name: "partial-refused", round, sequence, code, message });
     return true;
   }
 
   async function run(): Promise<void> {
     while (!closed && options.attached()) {
-      const entry = outbox.first();
-      if (entry === undefined) return;
+      let entry: OutboxRecord | undefined;
       try {
+        entry = await outbox.next();
+        if (entry === undefined) return;
         if (!(await deliver(entry))) throw new Error("the upstream asks for more bytes");
         failures = 0;
       } catch (cause) {
         // The entry stays as it is, and OpenPartial will say where to go on.
         if (closed) return;
-        const { round, sequence } = entry;
+        const { sequence = 0 } = entry ?? {};
+        const round = entry === undefined ? "" : newestRound(entry);
         const reason = cause instanceof Error ? cause.message : String(cause);
         events({ level: "warn", name: "partial-delayed", round, sequence, reason });
         retry = clock.setTimer(jitteredBackoff(random, failures++, backoff), kick);
@@ -107,4 +111,9 @@ export function createShipping(options: ShippingOptions): Shipping {
       await running;
     },
   };
+}
+
+/** What a Partial is sent under. */
+function newestRound({ rounds }: OutboxRecord): string {
+  return rounds.at(-1) ?? "";
 }

@@ -21,11 +21,20 @@ const round = (name: string): RoundRecord => ({
 const sealed = (name: string) => ({ round: name, offered: 2, folded: 1, declined: 0 });
 const entry = (sequence: number, name: string): OutboxRecord => ({
   sequence,
-  round: name,
+  rounds: [name],
+  base: "s.0",
+  shape: digest("e"),
+  site: null,
+  perSite: false,
+  weight: 10,
+  contributors: 1,
+  totalMax: 100,
   digest: digest("d"),
   bytes: 100,
   sealedAtMs: 5,
+  opened: false,
 });
+const origin = (sequence: number, gateway = "gw-b") => ({ gateway, incarnation: "i", sequence });
 
 describe("the store", () => {
   it("keeps its incarnation and counts its sequence on over restarts", async () => {
@@ -87,20 +96,66 @@ describe("the store", () => {
     assert.equal(await store.recall("s.3", "dev-a"), digest("3"));
   });
 
+  it("takes a Partial from below and its identity in one step, and forgets the oldest of a gateway", async () => {
+    const store = await temporary.store();
+    await store.receive(entry(1, "s.1"), origin(7), digest("a"));
+    await store.receive(entry(2, "s.1"), origin(1, "gw-c"), digest("b"));
+    assert.equal(await store.nextSequence(), 3);
+    for (let n = 3; n <= 5; n++) {
+      // A replaced gateway begins again at 1, under another incarnation.
+      const next = { ...origin(n - 2), incarnation: "j" };
+      await store.receive(entry(n, "s.1"), next, digest(String(n)));
+    }
+    assert.equal((await store.outbox()).length, 5);
+    assert.equal(await store.received(origin(7)), undefined);
+    assert.equal(await store.received({ ...origin(1), incarnation: "j" }), digest("3"));
+    assert.equal(await store.received({ ...origin(3), incarnation: "j" }), digest("5"));
+    assert.equal(await store.received(origin(1, "gw-c")), digest("b"));
+  });
+
+  it("puts a sum in the place of what it sums in one step", async () => {
+    const store = await temporary.store();
+    for (let n = 1; n <= 3; n++) await store.receive(entry(n, "s.1"), origin(n), digest("a"));
+    await store.replacePartials(entry(4, "s.1"), [1, 3]);
+    assert.deepEqual(await store.outbox(), [entry(2, "s.1"), entry(4, "s.1")]);
+    assert.equal(await store.nextSequence(), 5);
+    const marked = { ...entry(4, "s.1"), opened: true, held: "s.1" };
+    await store.markPartials([marked]);
+    assert.deepEqual(await store.outbox(), [entry(2, "s.1"), marked]);
+  });
+
+  it("keeps the newest expiries", async () => {
+    const store = await temporary.store();
+    const expiry = (sequence: number) => ({
+      sequence,
+      rounds: ["s.1"],
+      rule: "overlap",
+      message: "",
+      contributors: ["s.1/dev-a"],
+      expiredAtMs: 1,
+    });
+    for (let n = 1; n <= 5; n++) {
+      await store.receive(entry(n, "s.1"), origin(n), digest("a"));
+      await store.expirePartial(expiry(n));
+    }
+    assert.deepEqual(await store.outbox(), []);
+    assert.deepEqual(await store.expiries(), [3, 4, 5].map(expiry));
+  });
+
   it("refuses what a newer build wrote, and names a record that is damaged", async () => {
     const dir = await temporary.dir();
     const store = await temporary.store(dir);
     await store.close();
     const raw = new Level<string, Uint8Array>(join(dir, "index"), { valueEncoding: "view" });
-    await raw.put("outbox!1", encodeCbor({ sequence: "one" }));
+    await raw.put("entry!1", encodeCbor({ sequence: "one" }));
     await raw.close();
     const damaged = await temporary.store(dir);
     await assert.rejects(damaged.outbox(), (error: TributaryError) => {
-      return error.code === "store-failed" && /outbox!1/.test(error.message);
+      return error.code === "store-failed" && /entry!1/.test(error.message);
     });
     await damaged.close();
     await raw.open();
-    await raw.put("meta!format", encodeCbor(2));
+    await raw.put("meta!format", encodeCbor(3));
     await raw.close();
     await assert.rejects(temporary.store(dir), (error) => {
       return error instanceof TributaryError && error.code === "store-version";

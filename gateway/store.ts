@@ -1,63 +1,57 @@
-import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { digestSchema, idSchema, numberedIdSchema } from "@tributary/proto/wire/ids.js";
-import { limits as wire } from "@tributary/proto/wire/limits.js";
-import { layoutSchema, manifestSchema } from "@tributary/proto/wire/plan.js";
-import { Level } from "level";
+import { digestSchema, idSchema } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
+import {
+  type AskRecord,
+  askSchema,
+  type ExpiryRecord,
+  expirySchema,
+  type FormerOutboxRecord,
+  formerOutboxSchema,
+  type ModelRecord,
+  modelSchema,
+  type Origin,
+  type OutboxRecord,
+  outboxSchema,
+  type PublishedRecord,
+  publishedSchema,
+  type RoundRecord,
+  receivedSchema,
+  roundSchema,
+  type SealedRecord,
+  sealedSchema,
+} from "./store-records.js";
+import {
+  type Database,
+  del,
+  levelDatabase,
+  type Operation,
+  openTable,
+  padded,
+  put,
+} from "./store-table.js";
 
-/** Version of the keys and records below. A store of a newer one is refused, not guessed at. */
-const FORMAT = 1;
+export type {
+  AskRecord,
+  ExpiryRecord,
+  ModelRecord,
+  Origin,
+  OutboxRecord,
+  PublishedRecord,
+  RoundRecord,
+  SealedRecord,
+} from "./store-records.js";
+export type { Database } from "./store-table.js";
 
-const bytesSchema = z.custom<Uint8Array>((value) => value instanceof Uint8Array);
-const count = z.number().int().min(0);
-
-const roundSchema = z.strictObject({
-  round: numberedIdSchema,
-  /** The plan's CBOR, as the cloud wrote it. */
-  plan: bytesSchema,
-  roster: z.array(idSchema),
-  /** Wall-clock time of the site deadline: it goes on while the gateway is down. */
-  deadlineAtMs: z.number(),
-});
-export type RoundRecord = z.infer<typeof roundSchema>;
-
-const askSchema = z.enum(["offered", "declined"]);
-export type AskRecord = z.infer<typeof askSchema>;
-
-const sealedSchema = z.strictObject({
-  round: numberedIdSchema,
-  /** Counts up over all sealed rounds, so that the oldest are forgotten first. */
-  order: count,
-  offered: count,
-  folded: count,
-  declined: count,
-});
-export type SealedRecord = z.infer<typeof sealedSchema>;
-
-const outboxSchema = z.strictObject({
-  sequence: count,
-  round: numberedIdSchema,
-  digest: digestSchema,
-  bytes: count,
-  sealedAtMs: z.number(),
-});
-export type OutboxRecord = z.infer<typeof outboxSchema>;
-
-const modelSchema = z.strictObject({
-  manifest: manifestSchema,
-  usedAtMs: z.number(),
-  /** Whether the whole file is on disk and has its digest. */
-  complete: z.boolean(),
-});
-export type ModelRecord = z.infer<typeof modelSchema>;
-
-const publishedSchema = z.strictObject({ manifest: manifestSchema, layout: layoutSchema });
-export type PublishedRecord = z.infer<typeof publishedSchema>;
+/**
+ * Version of the keys and records. A store of a newer one is refused, not guessed at. Format 1 kept
+ * the outbox under `outbox!`, in records without a base; they are adopted when the outbox opens.
+ */
+const FORMAT = 2;
 
 /**
  * The gateway's small facts, in LevelDB. Payloads are files; what names them is here. Every write
- * but `noteAsks` and `touchModel` is durable when it resolves.
+ * is durable when it resolves, but for those that say otherwise.
  */
 export type Store = {
   /** Names this data directory; made with it. */
@@ -67,7 +61,6 @@ export type Store = {
   putRound(record: RoundRecord): Promise<void>;
   /** Not synced: after a power cut a device may be asked again, which is harmless. */
   noteAsks(round: string, asks: Iterable<readonly [string, AskRecord]>): Promise<void>;
-  nextSequence(): Promise<number>;
   /**
    * In one step: the round is no longer open, its contributors are in the ledger, and its Partial,
    * if there is one, is in the outbox under the next sequence.
@@ -80,10 +73,31 @@ export type Store = {
   sealed(): Promise<SealedRecord[]>;
   /** Digest of the update that a device contributed to a sealed round. */
   recall(round: string, device: string): Promise<string | undefined>;
+
+  nextSequence(): Promise<number>;
+  /** In ascending order of sequence. */
   outbox(): Promise<OutboxRecord[]>;
+  /** In one step: the Partial of a gateway below is in the outbox, and its identity is known. */
+  receive(partial: OutboxRecord, origin: Origin, digest: string): Promise<void>;
+  /** Digest of the Partial that came under an identity; of each gateway the newest are known. */
+  received(origin: Origin): Promise<string | undefined>;
+  /** In one step: an entry in place of those that it sums. */
+  replacePartials(merged: OutboxRecord, replaced: readonly number[]): Promise<void>;
+  /** Takes new marks of entries, in one step. */
+  markPartials(marked: readonly OutboxRecord[]): Promise<void>;
   removePartial(sequence: number): Promise<void>;
+  /** In one step: the entry is gone, and how it ended is on record. */
+  expirePartial(expiry: ExpiryRecord): Promise<void>;
+  /** The newest expiries, oldest first. */
+  expiries(): Promise<ExpiryRecord[]>;
+  /** Entries that format 1 wrote and that are not adopted yet. */
+  formerOutbox(): Promise<FormerOutboxRecord[]>;
+  /** In one step: no former entry any more, and the Partial, if there is one, in the outbox. */
+  adoptFormer(sequence: number, partial: OutboxRecord | undefined): Promise<void>;
+
   models(): Promise<ModelRecord[]>;
   putModel(record: ModelRecord): Promise<void>;
+  /** Not synced: when a model was used decides only which is evicted first. */
   touchModel(record: ModelRecord): Promise<void>;
   removeModel(digest: string): Promise<void>;
   published(): Promise<PublishedRecord[]>;
@@ -103,45 +117,18 @@ export type StoreOptions = {
   readonly newIncarnation: () => string;
   /** Sealed rounds whose contributors are remembered. */
   readonly ledgerRounds: number;
+  /** Partials of one gateway below whose identity is remembered. */
+  readonly receivedPartials: number;
+  /** Partials whose expiry is remembered. */
+  readonly expiries: number;
   /** In place of LevelDB. */
   readonly database?: (path: string) => Database;
 };
 
-type Put = { type: "put"; key: string; value: Uint8Array };
-type Del = { type: "del"; key: string };
-type Range = { readonly gte: string; readonly lt: string };
-
-/** What the store needs of LevelDB: keys in ascending order, batches that are written whole or not at all. */
-export type Database = {
-  open(): Promise<void>;
-  get(key: string): Promise<Uint8Array | undefined>;
-  iterator(range: Range): { all(): Promise<[string, Uint8Array][]> };
-  keys(range: Range): { all(): Promise<string[]> };
-  /** With `sync` durable when it resolves; without, with the next one that is. */
-  batch(operations: (Put | Del)[], options: { readonly sync: boolean }): Promise<void>;
-  close(): Promise<void>;
-};
-
-const levelDatabase = (path: string): Database =>
-  new Level<string, Uint8Array>(path, { keyEncoding: "utf8", valueEncoding: "view" });
-
-const recordBounds = { depth: wire.headerDepth + 2, items: 4 * wire.contributors };
-
-function put(key: string, value: unknown): Put {
-  return { type: "put", key, value: encodeCbor(value) };
-}
-
-function read<S extends z.ZodType>(schema: S, key: string, bytes: Uint8Array): z.infer<S> {
-  const cbor = decodeCbor(bytes, recordBounds);
-  const record = schema.safeParse(cbor.ok ? cbor.value : undefined);
-  if (record.success) return record.data;
-  throw new TributaryError("store-failed", `the record ${key} cannot be read`, {
-    retryable: false,
-    cause: record.error,
-  });
-}
-
-const padded = (sequence: number) => String(sequence).padStart(16, "0");
+const entryKey = (sequence: number) => `entry!${padded(sequence)}`;
+const receivedKey = ({ gateway, incarnation, sequence }: Origin) =>
+  `received!${gateway}!${incarnation}!${padded(sequence)}`;
+const sequenceKey = "meta!sequence";
 
 /** Opens the store, or makes it. Rejects with `store-failed` or `store-version`. */
 export async function openStore(options: StoreOptions): Promise<Store> {
@@ -149,36 +136,51 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   const { get, scan, write } = table;
 
   const format = await get("meta!format", z.number());
-  if (format !== undefined && format !== FORMAT) {
+  if (format !== undefined && format > FORMAT) {
     await table.close();
     throw new TributaryError(
       "store-version",
-      `${options.path} has format ${format}; this build reads format ${FORMAT}`,
+      `${options.path} has format ${format}; this build reads up to format ${FORMAT}`,
       { retryable: false },
     );
   }
-  let incarnation = await get("meta!incarnation", idSchema);
-  if (incarnation === undefined) {
-    incarnation = options.newIncarnation();
+  const known = await get("meta!incarnation", idSchema);
+  const incarnation = known ?? options.newIncarnation();
+  if (known === undefined || format !== FORMAT) {
     await write([put("meta!format", FORMAT), put("meta!incarnation", incarnation)], true);
   }
   let sealedCount =
     1 + (await scan("sealed!", sealedSchema)).reduce((n, s) => Math.max(n, s.order), 0);
 
   /** What makes room in the ledger for one more round. */
-  async function forgetOldest(): Promise<Del[]> {
+  async function forgetRounds(): Promise<Operation[]> {
     const known = await scan("sealed!", sealedSchema);
     const excess = known.length + 1 - options.ledgerRounds;
     if (excess <= 0) return [];
-    const dropped: Del[] = [];
+    const dropped: Operation[] = [];
     for (const { round } of known.sort((a, b) => a.order - b.order).slice(0, excess)) {
-      dropped.push({ type: "del", key: `sealed!${round}` });
-      for (const key of await table.keys(`ledger!${round}!`)) dropped.push({ type: "del", key });
+      dropped.push(del(`sealed!${round}`));
+      for (const key of await table.keys(`ledger!${round}!`)) dropped.push(del(key));
     }
     return dropped;
   }
 
-  const sequenceKey = "meta!sequence";
+  /** An entry under the next sequence, and the sequence after it. */
+  const newEntry = (partial: OutboxRecord): Operation[] => [
+    put(entryKey(partial.sequence), partial),
+    put(sequenceKey, partial.sequence + 1),
+  ];
+
+  /** What is known of a gateway's Partials: one more, and the oldest let go. */
+  async function newReceived(origin: Origin, digest: string): Promise<Operation[]> {
+    const known = await table.entries(`received!${origin.gateway}!`, receivedSchema);
+    known.sort(([, a], [, b]) => a.order - b.order);
+    const order = 1 + (known.at(-1)?.[1].order ?? 0);
+    const excess = Math.max(0, known.length + 1 - options.receivedPartials);
+    const dropped = known.slice(0, excess).map(([key]) => del(key));
+    return [...dropped, put(receivedKey(origin), { digest, order })];
+  }
+
   return {
     incarnation,
     openRounds: () => scan("round!", roundSchema),
@@ -193,112 +195,58 @@ export async function openStore(options: StoreOptions): Promise<Store> {
         [...asks].map(([device, ask]) => put(`ask!${round}!${device}`, ask)),
         false,
       ),
-    nextSequence: async () => (await get(sequenceKey, count)) ?? 1,
     async seal(sealed, contributors, partial) {
       const { round } = sealed;
-      const operations: (Put | Del)[] = await forgetOldest();
-      operations.push({ type: "del", key: `round!${round}` });
-      for (const key of await table.keys(`ask!${round}!`)) operations.push({ type: "del", key });
+      const operations = await forgetRounds();
+      operations.push(del(`round!${round}`));
+      for (const key of await table.keys(`ask!${round}!`)) operations.push(del(key));
       operations.push(put(`sealed!${round}`, { ...sealed, order: sealedCount++ }));
       for (const [device, digest] of contributors) {
         operations.push(put(`ledger!${round}!${device}`, digest));
       }
-      if (partial !== undefined) {
-        operations.push(put(`outbox!${padded(partial.sequence)}`, partial));
-        operations.push(put(sequenceKey, partial.sequence + 1));
-      }
+      if (partial !== undefined) operations.push(...newEntry(partial));
       await write(operations, true);
     },
     sealed: async () => (await scan("sealed!", sealedSchema)).sort((a, b) => a.order - b.order),
     recall: (round, device) => get(`ledger!${round}!${device}`, digestSchema),
-    outbox: () => scan("outbox!", outboxSchema),
-    removePartial: (sequence) => write([{ type: "del", key: `outbox!${padded(sequence)}` }], true),
+
+    nextSequence: async () => (await get(sequenceKey, z.number().int())) ?? 1,
+    outbox: () => scan("entry!", outboxSchema),
+    async receive(partial, origin, digest) {
+      await write([...newEntry(partial), ...(await newReceived(origin, digest))], true);
+    },
+    received: async (origin) => (await get(receivedKey(origin), receivedSchema))?.digest,
+    replacePartials: (merged, replaced) =>
+      write([...newEntry(merged), ...replaced.map((sequence) => del(entryKey(sequence)))], true),
+    markPartials: (marked) =>
+      write(
+        marked.map((partial) => put(entryKey(partial.sequence), partial)),
+        true,
+      ),
+    removePartial: (sequence) => write([del(entryKey(sequence))], true),
+    async expirePartial(expiry) {
+      const keys = await table.keys("expiry!");
+      const excess = Math.max(0, keys.length + 1 - options.expiries);
+      const { sequence } = expiry;
+      const ended = [del(entryKey(sequence)), put(`expiry!${padded(sequence)}`, expiry)];
+      await write([...keys.slice(0, excess).map(del), ...ended], true);
+    },
+    expiries: () => scan("expiry!", expirySchema),
+    formerOutbox: () => scan("outbox!", formerOutboxSchema),
+    async adoptFormer(sequence, partial) {
+      const adopted = partial === undefined ? [] : [put(entryKey(sequence), partial)];
+      await write([del(`outbox!${padded(sequence)}`), ...adopted], true);
+    },
+
     models: () => scan("model!", modelSchema),
     putModel: (record) => write([put(`model!${record.manifest.digest}`, record)], true),
     touchModel: (record) => write([put(`model!${record.manifest.digest}`, record)], false),
-    removeModel: (digest) => write([{ type: "del", key: `model!${digest}` }], true),
+    removeModel: (digest) => write([del(`model!${digest}`)], true),
     published: () => scan("published!", publishedSchema),
     putPublished: (session, record) => write([put(`published!${session}`, record)], true),
-    removePublished: (session) => write([{ type: "del", key: `published!${session}` }], true),
+    removePublished: (session) => write([del(`published!${session}`)], true),
     readNote: (name, schema) => get(`note!${name}`, schema),
     putNote: (name, value, { sync }) => write([put(`note!${name}`, value)], sync),
     close: () => table.close(),
   };
-}
-
-/**
- * LevelDB answers every call with an error once a write has failed on a full disk, even after space
- * is free again, until it is opened anew: so a call that fails reopens it and is tried once more.
- */
-async function openTable(path: string, createDatabase: (path: string) => Database) {
-  let database: Database | undefined;
-  let reopening: Promise<Database> | undefined;
-  let closed = false;
-
-  async function open(): Promise<Database> {
-    const fresh = createDatabase(path);
-    await fresh.open().catch((cause: unknown) => {
-      // LevelDB's own error says only that it is not open; what stopped it is the cause.
-      const why = describe(cause instanceof Error ? (cause.cause ?? cause) : cause);
-      const message = `the store ${path} cannot be opened: ${why}`;
-      throw new TributaryError("store-failed", message, { retryable: true, cause });
-    });
-    database = fresh;
-    return fresh;
-  }
-  async function reopen(failed: Database): Promise<Database> {
-    if (database !== undefined && database !== failed) return database;
-    reopening ??= (async () => {
-      await failed.close().catch(() => {});
-      return open();
-    })().finally(() => {
-      reopening = undefined;
-    });
-    return reopening;
-  }
-  async function attempt<T>(work: (database: Database) => Promise<T>): Promise<T> {
-    if (closed) throw new TributaryError("store-failed", `${path} is closed`);
-    const current = database ?? (await open());
-    try {
-      return await work(current);
-    } catch {
-      try {
-        return await work(await reopen(current));
-      } catch (cause) {
-        throw new TributaryError("store-failed", `${path}: ${describe(cause)}`, {
-          retryable: true,
-          cause,
-        });
-      }
-    }
-  }
-  const range = (prefix: string) => ({ gte: prefix, lt: `${prefix}\u007f` });
-
-  await attempt(async () => {});
-  return {
-    async get<S extends z.ZodType>(key: string, schema: S): Promise<z.infer<S> | undefined> {
-      const bytes = await attempt((db) => db.get(key));
-      return bytes === undefined ? undefined : read(schema, key, bytes);
-    },
-    async entries<S extends z.ZodType>(prefix: string, schema: S): Promise<[string, z.infer<S>][]> {
-      const found = await attempt((db) => db.iterator(range(prefix)).all());
-      return found.map(([key, bytes]) => [key, read(schema, key, bytes)]);
-    },
-    async scan<S extends z.ZodType>(prefix: string, schema: S): Promise<z.infer<S>[]> {
-      const found = await attempt((db) => db.iterator(range(prefix)).all());
-      return found.map(([key, bytes]) => read(schema, key, bytes));
-    },
-    keys: (prefix: string) => attempt((db) => db.keys(range(prefix)).all()),
-    write: (operations: (Put | Del)[], sync: boolean) =>
-      attempt((db) => db.batch(operations, { sync })),
-    async close() {
-      closed = true;
-      await reopening?.catch(() => {});
-      await database?.close();
-    },
-  };
-}
-
-function describe(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }

@@ -22,7 +22,8 @@ export function createTemporary(): Temporary {
     async store(dir, ledgerRounds = 64) {
       const path = join(dir ?? (await self.dir()), "index");
       const newIncarnation = () => `inc-${++names}`;
-      const store = await openStore({ path, newIncarnation, ledgerRounds });
+      const bounds = { ledgerRounds, receivedPartials: 3, expiries: 3 };
+      const store = await openStore({ path, newIncarnation, ...bounds });
       opened.push(() => store.close());
       return store;
     },
