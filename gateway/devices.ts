@@ -1,7 +1,12 @@
 import type { Attributes } from "@tributary/proto/wire/device-link.js";
 
 /** A device that is connected and has said hello. */
-export type DeviceRecord = { readonly sdk: string; readonly attributes: Attributes };
+export type DeviceRecord = {
+  readonly sdk: string;
+  readonly attributes: Attributes;
+  /** Where it is, when that is a gateway below this one. */
+  readonly at?: { readonly site: string; readonly gateway: string };
+};
 
 export type DeviceChange =
   | { readonly type: "joined"; readonly device: string; readonly record: DeviceRecord }

@@ -54,6 +54,13 @@ export const limits = {
   /** Sessions whose newest published model is announced to devices that connect. */
   publishedSessions: 64,
 
+  /** Devices of gateways below. Further ones are left out, with an event. */
+  devicesBelow: 100_000,
+  /** Refusals of Partials from below that are answered again; the oldest is judged anew. */
+  refusalsBelow: 1_024,
+  /** A model that gateways below ask for is waited for so long, in milliseconds; then `unknown-model`. */
+  modelBelowWaitMs: 10_000,
+
   /** Devices in one DevicesChanged message. */
   devicesPerMessage: 500,
   /** A unary call upstream, in milliseconds. */

@@ -85,6 +85,36 @@ export const receivedSchema = z.strictObject({
   order: count,
 });
 
+/** A round that a regional gateway runs with gateways below it. */
+export const branchSchema = z.strictObject({
+  round: numberedIdSchema,
+  /** Counts up, so that the oldest are forgotten first. */
+  order: count,
+  /** The plan's CBOR, as the cloud wrote it. */
+  plan: bytesSchema,
+  /** Gateways below, each with the incarnation that the round is bound to and its part of the roster. */
+  members: z.array(
+    z.strictObject({ gateway: idSchema, incarnation: idSchema, roster: z.array(idSchema) }),
+  ),
+  /** Devices of this gateway's own site. */
+  own: z.array(idSchema),
+  deadlineAt: z.number(),
+  complete: z.boolean(),
+  /** How the upstream closed it. */
+  outcome: z.string().optional(),
+});
+export type BranchRecord = z.infer<typeof branchSchema>;
+
+/** Contributions to a round that a Partial from below brings, noted before it is received. */
+export const takingSchema = z.strictObject({
+  round: numberedIdSchema,
+  gateway: idSchema,
+  incarnation: idSchema,
+  sequence: count,
+  devices: z.array(idSchema),
+});
+export type TakingRecord = z.infer<typeof takingSchema>;
+
 /** A Partial that ended here, without a receipt: what was in it, and why. */
 export const expirySchema = z.strictObject({
   sequence: count,

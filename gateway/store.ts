@@ -4,6 +4,8 @@ import { z } from "zod";
 import {
   type AskRecord,
   askSchema,
+  type BranchRecord,
+  branchSchema,
   type ExpiryRecord,
   expirySchema,
   type FormerOutboxRecord,
@@ -20,6 +22,8 @@ import {
   roundSchema,
   type SealedRecord,
   sealedSchema,
+  type TakingRecord,
+  takingSchema,
 } from "./store-records.js";
 import {
   type Database,
@@ -33,6 +37,7 @@ import {
 
 export type {
   AskRecord,
+  BranchRecord,
   ExpiryRecord,
   ModelRecord,
   Origin,
@@ -40,6 +45,7 @@ export type {
   PublishedRecord,
   RoundRecord,
   SealedRecord,
+  TakingRecord,
 } from "./store-records.js";
 export type { Database } from "./store-table.js";
 
@@ -95,6 +101,15 @@ export type Store = {
   /** In one step: no former entry any more, and the Partial, if there is one, in the outbox. */
   adoptFormer(sequence: number, partial: OutboxRecord | undefined): Promise<void>;
 
+  /** Oldest first. */
+  branches(): Promise<BranchRecord[]>;
+  putBranch(record: BranchRecord): Promise<void>;
+  /** In one step: the branch, and what was taken for it. */
+  removeBranch(round: string): Promise<void>;
+  takings(round: string): Promise<TakingRecord[]>;
+  /** In one step. Repeating a record changes nothing. */
+  putTakings(records: readonly TakingRecord[]): Promise<void>;
+
   models(): Promise<ModelRecord[]>;
   putModel(record: ModelRecord): Promise<void>;
   /** Not synced: when a model was used decides only which is evicted first. */
@@ -126,8 +141,9 @@ export type StoreOptions = {
 };
 
 const entryKey = (sequence: number) => `entry!${padded(sequence)}`;
-const receivedKey = ({ gateway, incarnation, sequence }: Origin) =>
-  `received!${gateway}!${incarnation}!${padded(sequence)}`;
+const originText = ({ gateway, incarnation, sequence }: Origin) =>
+  `${gateway}!${incarnation}!${padded(sequence)}`;
+const receivedKey = (origin: Origin) => `received!${originText(origin)}`;
 const sequenceKey = "meta!sequence";
 
 /** Opens the store, or makes it. Rejects with `store-failed` or `store-version`. */
@@ -237,6 +253,19 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       const adopted = partial === undefined ? [] : [put(entryKey(sequence), partial)];
       await write([del(`outbox!${padded(sequence)}`), ...adopted], true);
     },
+
+    branches: async () => (await scan("branch!", branchSchema)).sort((a, b) => a.order - b.order),
+    putBranch: (record) => write([put(`branch!${record.round}`, record)], true),
+    async removeBranch(round) {
+      const takings = await table.keys(`taking!${round}!`);
+      await write([del(`branch!${round}`), ...takings.map(del)], true);
+    },
+    takings: (round) => scan(`taking!${round}!`, takingSchema),
+    putTakings: (records) =>
+      write(
+        records.map((record) => put(`taking!${record.round}!${originText(record)}`, record)),
+        true,
+      ),
 
     models: () => scan("model!", modelSchema),
     putModel: (record) => write([put(`model!${record.manifest.digest}`, record)], true),
