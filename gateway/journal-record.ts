@@ -67,6 +67,24 @@ export function decodeCheckpoint(bytes: Uint8Array): CheckpointRecord {
   return { partial: decoded.partial, digests: header.digests };
 }
 
+/**
+ * Whom a damaged record names, as far as its header can be read. Its checksum is wrong, so this is
+ * a hint for a person and nothing to sum by.
+ */
+export function contributorsOf(
+  kind: number,
+  bytes: Uint8Array,
+): readonly { readonly device: string; readonly samples: number | null }[] | undefined {
+  try {
+    if (kind === recordKinds.update) return [unframe(updateSchema, bytes).header];
+    if (kind !== recordKinds.checkpoint) return undefined;
+    const { digests } = unframe(checkpointSchema, bytes).header;
+    return Object.keys(digests).map((device) => ({ device, samples: null }));
+  } catch {
+    return undefined;
+  }
+}
+
 function unframe<S extends z.ZodType>(schema: S, bytes: Uint8Array) {
   if (bytes.length < PREFIX_BYTES) throw damaged(`${bytes.length} bytes are no record`);
   const length = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0);
