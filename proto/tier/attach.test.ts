@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";
-import type { AttachRequest, AttachResponse } from "../gen/tributary/v1/reducer.js";
+import type { AttachRequest, AttachResponse, Hello } from "../gen/tributary/v1/reducer.js";
 import { createManualClock } from "../host/clock.js";
 import type { Refusal } from "../wire/verdict.js";
 import { createAttachments, type Members } from "./attach.js";
@@ -35,7 +35,7 @@ class FakeCall extends EventEmitter {
   }
 }
 
-function setup() {
+function setup(above: () => readonly string[] = () => []) {
   const clock = createManualClock();
   const attached = new Set<string>();
   const gateways = {
@@ -65,7 +65,7 @@ function setup() {
     devices,
     events: (event) => events.push(event),
     upstream: "cloud",
-    above: () => [],
+    above,
     nowMs: () => 0,
     heartbeatIntervalMs: 1_000,
     heartbeatMissedMs: 3_000,
@@ -184,6 +184,44 @@ test("what a replaced stream still says is not heard", () => {
   older.call.emit("close");
   older.call.say(progress);
   assert.equal(gateways.attached("g1"), true);
+});
+
+const helloOf = (changes: object): Up => ({
+  $case: "hello",
+  value: { ...(hello as { value: Hello }).value, ...changes },
+});
+
+test("a gateway that would be above itself is refused", () => {
+  const { attachments, accept } = setup(() => ["top", "root"]);
+  for (const loop of [
+    { gateway: "cloud" }, // this side itself
+    { gateway: "top" }, // above this side
+    { gateway: "g1", below: ["g2", "cloud"] }, // it has this side below it
+  ]) {
+    const { call, error } = accept();
+    call.say(helloOf(loop));
+    assert.match(error() ?? "", /^gateway-loop: /);
+  }
+  const { call, error } = accept();
+  call.say(helloOf({ below: ["g2"] }));
+  assert.equal(error(), undefined);
+  attachments.close();
+});
+
+test("the path to the root is told again when it changes, which ends a loop that it closes", () => {
+  let above: string[] = [];
+  const { attachments, accept } = setup(() => above);
+  const [g1, g2] = [accept(), accept()];
+  g1.call.say(helloOf({ gateway: "g1" }));
+  g2.call.say(helloOf({ gateway: "g2", below: ["g3"] }));
+  above = ["g1", "root"];
+  attachments.pathChanged();
+  assert.match(g1.error() ?? "", /^gateway-loop: g1 is above itself: cloud < g1 < root/);
+  const paths = g2.call.written.map(({ message }) =>
+    message?.$case === "welcome" ? message.value.path : [],
+  );
+  assert.deepEqual(paths, [["cloud"], ["cloud", "g1", "root"]]);
+  attachments.close();
 });
 
 test("closing ends every stream and leaves no timer", () => {

@@ -72,6 +72,8 @@ export type Attachments = {
   readonly links: Links;
   /** Takes a new stream. `members` is what runs the rounds. */
   accept(call: ControlStream, members: Members): void;
+  /** What is above this side has changed: says so in a new Welcome, and ends a stream that makes a loop. */
+  pathChanged(): void;
   /** Ends every stream. */
   close(): void;
 };
@@ -95,6 +97,7 @@ export type AttachmentsWorld = {
 type Stream = {
   readonly gateway: string;
   readonly site: string;
+  readonly hello: Hello;
   send(message: AttachResponse): void;
   end(refusal?: Refusal): void;
   heardMs: number;
@@ -115,6 +118,20 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
     members.detached(gateway);
     members.fleetChanged();
   };
+
+  const pathNow = () => [world.upstream, ...world.above()];
+  const welcome = (protocolVersion: number): AttachResponse => ({
+    message: {
+      $case: "welcome",
+      value: {
+        protocolVersion,
+        upstream: world.upstream,
+        heartbeatIntervalMs,
+        path: pathNow(),
+        nowMs: BigInt(Math.round(world.nowMs())),
+      },
+    },
+  });
 
   /** Ends streams that went silent; skips a turn after a pause of this process's own. */
   const watch = (members: Members) => {
@@ -138,30 +155,18 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
   ): Verdict<{ stream: Stream }> => {
     const checked = checkHello(hello);
     if (!checked.ok) return checked;
-    const path = [world.upstream, ...world.above()];
-    const placed = checkPlace(path, hello);
+    const placed = checkPlace(pathNow(), hello);
     if (!placed.ok) return placed;
     if (!gateways.attach(hello)) return refuse("busy", "too many gateways are known");
     const { gateway, site, incarnation, softwareVersion } = hello;
     const older = live.get(gateway);
-    const stream = createStream(call, gateway, site, clock.monotonicMs());
+    const stream = createStream(call, hello, clock.monotonicMs());
     live.set(gateway, stream);
     if (older !== undefined) {
       events({ level: "warn", name: "gateway-replaced", gateway, incarnation });
       older.end(refuse("id-in-use", `a newer connection of ${gateway} took over`));
     }
-    stream.send({
-      message: {
-        $case: "welcome",
-        value: {
-          protocolVersion: hello.protocolVersion,
-          upstream: world.upstream,
-          heartbeatIntervalMs,
-          path,
-          nowMs: BigInt(Math.round(world.nowMs())),
-        },
-      },
-    });
+    stream.send(welcome(hello.protocolVersion));
     events({
       level: "info",
       name: "gateway-attached",
@@ -228,6 +233,13 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
       call.on("cancelled", () => finish("the link broke"));
       call.on("error", (error: Error) => finish(error.message));
       call.on("close", () => finish("the link closed"));
+    },
+    pathChanged() {
+      for (const stream of [...live.values()]) {
+        const placed = checkPlace(pathNow(), stream.hello);
+        if (placed.ok) stream.send(welcome(stream.hello.protocolVersion));
+        else stream.end(placed);
+      }
     },
     close() {
       closed = true;
@@ -317,7 +329,7 @@ function takeMessage(
   }
 }
 
-function createStream(call: ControlStream, gateway: string, site: string, nowMs: number): Stream {
+function createStream(call: ControlStream, hello: Hello, nowMs: number): Stream {
   const backlog: AttachResponse[] = [];
   let flowing = true;
   let ended = false;
@@ -336,8 +348,9 @@ function createStream(call: ControlStream, gateway: string, site: string, nowMs:
     }
   });
   return {
-    gateway,
-    site,
+    gateway: hello.gateway,
+    site: hello.site,
+    hello,
     heardMs: nowMs,
     end,
     send(message) {

@@ -97,6 +97,21 @@ test("proto imports nothing of ours, and touches Node only in host and tier", ()
   );
 });
 
+test("nothing that a device imports reaches proto/tier", () => {
+  assert.deepEqual(
+    judge({
+      "proto/wire/a.ts": `import "../tier/b.js";`,
+      "proto/tier/b.ts": "export {};",
+      "gateway/a.ts": `import "@tributary/proto/tier/b.js";`,
+      "device-sdk/typescript/a.ts": `import "@tributary/proto/tier/b.js";`,
+    }),
+    [
+      'proto/wire/a.ts:1 "../tier/b.js" leads into proto/tier, which only those who serve gateways import',
+      'device-sdk/typescript/a.ts:1 "@tributary/proto/tier/b.js" serves gateways: a device installs without gRPC',
+    ],
+  );
+});
+
 test("a relative or absolute path does not leave the package", () => {
   assert.deepEqual(
     judge({

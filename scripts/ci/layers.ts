@@ -39,6 +39,9 @@ function judge({ packages }: House, { file, specifier }: SourceImport): string |
   if (home === undefined) return "the file is in no workspace";
   if (specifier.startsWith(".")) {
     const target = posix.join(posix.dirname(file), specifier);
+    if (/^proto\/(?!tier\/)/.test(file) && target.startsWith("proto/tier/")) {
+      return `"${specifier}" leads into proto/tier, which only those who serve gateways import`;
+    }
     if (target.startsWith(`${home.folder}/`)) return undefined;
     return `"${specifier}" leaves ${home.folder}/; import another package by its name`;
   }
@@ -50,6 +53,9 @@ function judge({ packages }: House, { file, specifier }: SourceImport): string |
     ({ name }) => specifier === name || specifier.startsWith(`${name}/`),
   );
   if (target === undefined || target === home) return undefined;
+  if (home.folder.startsWith("device-sdk/") && specifier.startsWith(`${target.name}/tier/`)) {
+    return `"${specifier}" serves gateways: a device installs without gRPC`;
+  }
   if (mayImport[home.folder]?.includes(target.folder)) return undefined;
   return `${home.folder} may not import ${target.name}`;
 }
