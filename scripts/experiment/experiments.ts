@@ -1,0 +1,5 @@
+import type { Experiment } from "./experiment.js";
+import { lateSites } from "./late-sites/late-sites.js";
+
+/** Every experiment, in the order of `--help`. */
+export const experiments: readonly Experiment[] = [lateSites];
