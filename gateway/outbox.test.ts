@@ -197,7 +197,7 @@ describe("the outbox", () => {
     await add(small("s.2", 1n));
     const broken = await add(small("s.3", 5n, { base: "mnist.7" }));
     for (const sequence of [1, broken.sequence]) {
-      disk.flip(`outbox/${String(sequence).padStart(16, "0")}.partial`, 8 * (broken.bytes - 1));
+      disk.flip(`outbox/${String(sequence).padStart(16, "0")}.partial`, 8 * (broken.bytes - 8));
     }
     assert.deepEqual(contributions(await shipAll({ outbox })), [["s.2/dev-a"]]);
     assert.equal(events.filter((e) => e.name === "partial-damaged").length, 2);
@@ -259,7 +259,7 @@ describe("merging in the outbox", () => {
   });
 
   it("keeps apart other bases, other sessions, other grids, evaluation and what NMax forbids", async () => {
-    const { outbox, add } = await bench();
+    const { outbox, add, events } = await bench();
     await add(small("s.1", 1n));
     await add(small("s.2", 1n, { base: "mnist.7" }));
     await add(small("t.1", 1n));
@@ -273,6 +273,7 @@ describe("merging in the outbox", () => {
       shipped.map((p) => [...new Set(p.contributors.map((c) => c.round))]),
       [["s.1", "s.7"], ["s.2"], ["t.1"], ["s.3"], ["s.4", "s.5"], ["s.6"]],
     );
+    assert.ok(!events.some((e) => e.name === "merge-failed"), "the index told all of it");
   });
 
   it("merges sites only where the plan lets it", async () => {
@@ -308,16 +309,17 @@ describe("merging in the outbox", () => {
   it("happens while nothing is sent, so that a week offline is one upload and bounded writes", async () => {
     const { outbox, add, disk, events } = await bench();
     const rounds = 40;
+    const coordinates = 50_000;
     let written = 0;
     const { writeFileAtomic } = disk;
     disk.writeFileAtomic = async (path, parts) => {
       written += parts.reduce((sum, part) => sum + part.length, 0);
       return writeFileAtomic(path, parts);
     };
-    for (let n = 1; n <= rounds; n++) await add(partialOf(`s.${n}`, 1n));
+    for (let n = 1; n <= rounds; n++) await add(small(`s.${n}`, 1n, { coordinates }));
     await outbox.close();
     assert.ok(outbox.count < limits.mergeWaiting, `${outbox.count} entries wait`);
-    const once = rounds * 300_000 * 8;
+    const once = rounds * coordinates * 8;
     assert.ok(written < 1.5 * once, `${written} bytes written for ${once}`);
     assert.ok(events.filter((e) => e.name === "partials-merged").length >= 12);
     const [only, ...others] = await shipAll({ outbox });
@@ -414,6 +416,62 @@ describe("merging in the outbox", () => {
       const again = await open({ disk, database: index.database });
       assert.deepEqual(contributions(await shipAll({ outbox: again })), [whole], `at ${writes}`);
     }
+  });
+});
+
+describe("a write of the index that fails", () => {
+  /** An outbox whose index takes the next writes and reports a failure all the same. */
+  async function lying() {
+    const disk = memoryDisk();
+    const index = memoryIndex();
+    const lie = { next: false };
+    const database = (path: string): Database => {
+      const honest = index.database(path);
+      return {
+        ...honest,
+        async batch(...all) {
+          await honest.batch(...all);
+          if (lie.next) throw new Error("the disk is full");
+        },
+      };
+    };
+    const store = await storeOn(database);
+    const outbox = await openOutbox(disk, store, { logicalMs: () => 5 }, () => {});
+    const add = (n: number) =>
+      outbox.add(small(`s.${n}`, 1n), record(`s.${n}`), ledger, forwarding);
+    const failing = async (work: () => Promise<unknown>) => {
+      lie.next = true;
+      await assert.rejects(work());
+      lie.next = false;
+    };
+    return { outbox, store, add, failing };
+  }
+
+  it("and is there all the same makes one entry of a round", async () => {
+    const { outbox, add, failing } = await lying();
+    await failing(() => add(1));
+    assert.equal((await add(1)).sequence, 1);
+    await add(2);
+    assert.deepEqual(contributions(await shipAll({ outbox })), [["s.1/dev-a", "s.2/dev-a"]]);
+  });
+
+  it("and is there all the same merges once", async () => {
+    const { outbox, store, add, failing } = await lying();
+    await add(1);
+    await add(2);
+    await failing(() => outbox.next());
+    const entry = await outbox.next();
+    assert.deepEqual([entry?.sequence, outbox.count], [3, 1]);
+    assert.deepEqual(await store.outbox(), [entry]);
+  });
+
+  it("and is there all the same removes once", async () => {
+    const { outbox, add, failing } = await lying();
+    await add(1);
+    const entry = (await outbox.next()) as OutboxRecord;
+    await failing(() => outbox.remove(entry));
+    assert.equal(await outbox.next(), undefined);
+    assert.equal(outbox.count, 0);
   });
 });
 

@@ -65,6 +65,10 @@ describe("a data directory of format 1", () => {
     const plan = samplePlan({ layout: [{ name: "w", shape: [10] }] });
     const first = await temporary.store(dir);
     const outbox = await openOutbox(disk, first, now, () => {});
+    assert.deepEqual(
+      outbox.entries().map(({ opened }) => opened),
+      [true, true],
+    );
     const record = { round: "mnist.3", offered: 2, folded: 1, declined: 1 };
     const decoded = decodePartial(before[0] as Uint8Array);
     assert.ok(decoded.ok);
