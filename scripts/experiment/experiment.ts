@@ -6,7 +6,10 @@ export type Experiment = {
   readonly name: string;
   /** One line of `--help`. */
   readonly summary: string;
-  /** Below the experiment's own help: the setting, and every parameter that is not an option. */
+  /**
+   * Below the experiment's own help: the setting, and every parameter that is not an option.
+   * Paragraphs stand apart by a blank line; where their lines break is of no account.
+   */
   readonly details: string;
   readonly defaults: { readonly rounds: number; readonly seeds: number };
   /** Beside --rounds, --seeds and --json. */

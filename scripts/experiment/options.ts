@@ -1,5 +1,6 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import type { Experiment, Given } from "./experiment.js";
+import { WIDTH, wrapped } from "./outcome.js";
 
 export type Choice = {
   readonly experiment: Experiment;
@@ -7,12 +8,13 @@ export type Choice = {
   readonly json: string | undefined;
 };
 
-/** An argument parser for whole numbers. */
-export function wholeNumber(least: number, most: number): (text: string) => number {
+/** An argument parser for whole numbers, or for the multiples of one. */
+export function wholeNumber(least: number, most: number, of = 1): (text: string) => number {
+  const kind = of === 1 ? "a whole number" : `a multiple of ${of}`;
   return (text) => {
     const value = Number(text);
-    if (!/^\d+$/.test(text) || value < least || value > most)
-      throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+    if (!/^\d+$/.test(text) || value < least || value > most || value % of !== 0)
+      throw new InvalidArgumentError(`It must be ${kind} from ${least} to ${most}.`);
     return value;
   };
 }
@@ -56,11 +58,19 @@ function commandOf(experiment: Experiment, choose: (choice: Choice) => void): Co
         .default(seeds),
     )
     .option("--json <file>", "write the unrounded figures as JSON to this file")
-    .addHelpText("after", `\n${experiment.details}`)
+    .addHelpText("after", `\n${paragraphs(experiment.details)}\n`)
     .allowExcessArguments(false)
     .exitOverride();
   for (const option of experiment.options) command.addOption(option);
   return command.action(({ rounds, seeds, json, ...own }) =>
     choose({ experiment, given: { rounds, seeds, own }, json }),
   );
+}
+
+function paragraphs(text: string): string {
+  return text
+    .trim()
+    .split(/\n\s*\n/)
+    .map((paragraph) => wrapped(paragraph.replace(/\s+/g, " "), WIDTH).join("\n"))
+    .join("\n\n");
 }

@@ -2,7 +2,7 @@ import { table } from "../cli/text/table.js";
 import type { Outcome } from "./experiment.js";
 
 /** Columns of a plain terminal. */
-const WIDTH = 80;
+export const WIDTH = 80;
 
 /** An outcome for a terminal: title, table and notes, at most 80 columns wide. */
 export function outcomeText({ title, columns, rows, notes }: Outcome): string {
@@ -11,7 +11,7 @@ export function outcomeText({ title, columns, rows, notes }: Outcome): string {
 }
 
 /** The text in lines of at most `width` characters, broken at spaces; a longer word stays whole. */
-function wrapped(text: string, width: number): string[] {
+export function wrapped(text: string, width: number): string[] {
   const lines: string[] = [];
   let line = "";
   for (const word of text.split(" ")) {

@@ -41,21 +41,22 @@ export type Size = {
 export const lateSites: Experiment = {
   name: "late-sites",
   summary: "what each rule for late Partials makes of a site that is seldom in touch",
-  details: `${SITES} sites of ${DEVICES_PER_SITE} devices train softmax regression on MNIST. One site is in touch in one
-round of ten (--every) and alone owns two digits; each of the others holds four of the other
-eight. Its delta is "stale" (made of the model that it fetched when it was last in touch)
-or "fresh" (made of the newest model while it is in touch).
+  details: `
+    ${SITES} sites of ${DEVICES_PER_SITE} devices train softmax regression on MNIST. One site is in touch every so many
+    rounds (--every) and alone owns two digits; each of the others holds four of the other eight.
+    What it delivers is "stale" (made of the model that it fetched when it was last in touch) or
+    "fresh" (made of the newest model, while it is in touch).
 
-Fixed: ${training.epochs} local epoch, batches of ${training.batchSize}, learning rate ${training.learningRate}, server step 1 (FedAvg), grid 2^-20;
-staleness weight (1 + age)^-1/2, half-life ${HALF_LIFE} models; buffered steps every ${BUFFERED_CONTRIBUTORS} contributions.
-`,
+    Fixed: ${training.epochs} local epoch, batches of ${training.batchSize}, learning rate ${training.learningRate}; FedAvg with server step 1; grid
+    2^-20; staleness weight (1 + age)^-1/2; half-life ${HALF_LIFE} models; the buffered rule makes a model
+    of ${BUFFERED_CONTRIBUTORS} contributions.`,
   defaults: { rounds: 200, seeds: 2 },
   options: [
     new Option("--every <n>", "rounds from one contact of the late site to the next")
       .argParser(wholeNumber(2, 1_000))
       .default(10),
     new Option("--samples <n>", "training samples of one device, a multiple of 4")
-      .argParser(wholeNumber(4, 1_000))
+      .argParser(wholeNumber(4, 1_000, 4))
       .default(300),
   ],
   async run({ rounds, seeds, own }, world) {
@@ -77,11 +78,14 @@ export async function measure(mnist: Mnist, size: Size, world: World): Promise<r
     ...late.flatMap((contact) => rules.map((aggregation): Arm => ({ aggregation, contact }))),
     ...rules.slice(0, 1).map((aggregation): Arm => ({ aggregation, contact: always })),
   ];
+  const fleets = Array.from({ length: size.seeds }, (_, at) =>
+    dealFleet(mnist, size.samples, at + 1),
+  );
   const figures: Figures[] = [];
   for (const [at, arm] of arms.entries()) {
     const looks: Look[] = [];
-    for (let seed = 1; seed <= size.seeds; seed++) {
-      const fleet = dealFleet(mnist, size.samples, seed);
+    for (const [i, fleet] of fleets.entries()) {
+      const seed = i + 1;
       const share = (round: number) =>
         (at * size.seeds + seed - 1 + round / size.rounds) / (arms.length * size.seeds);
       const show = (round: number) =>
