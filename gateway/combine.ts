@@ -91,10 +91,16 @@ export async function openCombine(options: CombineOptions): Promise<Combine> {
     accumulator = newAccumulator(options);
     digests.clear();
     durableWeight = 0;
-    await journal.read(({ kind, body }) => {
-      if (kind === recordKinds.update) replayUpdate(body);
-      else if (kind === recordKinds.checkpoint) replayCheckpoint(body);
-      else throw new TributaryError("journal-version", `${path} holds a record of kind ${kind}`);
+    await journal.read(({ kind, body, offset }) => {
+      try {
+        if (kind === recordKinds.update) replayUpdate(body);
+        else if (kind === recordKinds.checkpoint) replayCheckpoint(body);
+        else throw new TributaryError("journal-version", `it holds a record of kind ${kind}`);
+      } catch (cause) {
+        if (!(cause instanceof TributaryError)) throw cause;
+        const message = `${path} cannot be read at byte ${offset}: ${cause.message}`;
+        throw new TributaryError(cause.code, message, { cause });
+      }
     });
     doubtful = false;
   }

@@ -19,6 +19,7 @@ import { type Models, openModels } from "./models.js";
 import { openOutbox } from "./outbox.js";
 import { createParts, type Parts } from "./parts.js";
 import { createPublications } from "./publications.js";
+import { adviseRepair } from "./repair-advice.js";
 import { createReplies } from "./replies.js";
 import { createRounds, type Rounds } from "./rounds.js";
 import { createShipping, type Shipping } from "./shipping.js";
@@ -259,6 +260,6 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     return { mqttPort: port, incarnation, close };
   } catch (error) {
     await close();
-    throw error;
+    throw adviseRepair(error, dataDir);
   }
 }

@@ -1,0 +1,177 @@
+import assert from "node:assert/strict";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { afterEach, describe, it } from "node:test";
+import { repairGateway } from "./repair.js";
+import type { TestReducer } from "./testing/reducer.js";
+import { samplePlan, sampleUpdate } from "./testing/sample.js";
+import { createStage, reported, type StartedGateway } from "./testing/stage.js";
+import { until } from "./testing/wait.js";
+
+const stage = createStage();
+afterEach(() => stage.close());
+
+const plan = samplePlan();
+const devices = ["dev-a", "dev-b", "dev-c"];
+const stepsOf = (device: string) => devices.indexOf(device) + 2;
+
+/** A stopped gateway's directory with an open round of three receipted updates; `dev-d` never came. */
+async function stoppedMidRound() {
+  const reducer = await stage.reducer();
+  const dir = await stage.dataDir();
+  const gateway = await stage.gateway(dir, reducer.address, { absentGraceMs: 60_000 });
+  const here = [];
+  for (const name of devices) here.push(await stage.device(gateway, name));
+  await reported(reducer, devices.length);
+  reducer.openRound(plan, [...devices, "dev-d"]);
+  for (const device of here) {
+    await device.next("offer");
+    await device.upload(sampleUpdate(plan, device.device, stepsOf(device.device)));
+    await device.next("receipt");
+  }
+  await gateway.close();
+  const [journal = ""] = await readdir(join(dir, "rounds"));
+  return { reducer, dir, file: join("rounds", journal), path: join(dir, "rounds", journal) };
+}
+
+async function damage(path: string, share: number): Promise<Buffer> {
+  const bytes = await readFile(path);
+  const at = Math.floor(bytes.length * share);
+  bytes[at] = (bytes[at] ?? 0) ^ 1;
+  await writeFile(path, bytes);
+  return bytes;
+}
+
+/** Closes the open round and checks what the gateway makes of it. */
+async function ship(reducer: TestReducer, gateway: StartedGateway, expected: readonly string[]) {
+  await until("it is attached", () => gateway.events.some((e) => e.name === "uplink-attached"));
+  await until("its round is known", () => reducer.lastProgress(plan.round) !== undefined);
+  reducer.tell({ $case: "roundClosed", value: { round: plan.round, outcome: "published" } });
+  await until("the Partial arrives", () => reducer.partials.length === 1);
+  const [partial] = reducer.partials;
+  assert.deepEqual(
+    partial?.contributors.map(({ device }) => device),
+    expected,
+  );
+  const sum = expected.reduce((all, device) => all + BigInt(10 * stepsOf(device)), 0n);
+  assert.ok(partial?.sum.every((value) => value === sum));
+}
+
+describe("a gateway on a damaged journal", () => {
+  it("does not start, says where and what to do, and starts after the repair", async () => {
+    const { reducer, dir, file, path } = await stoppedMidRound();
+    const damaged = await damage(path, 0.5);
+    await assert.rejects(stage.gateway(dir, reducer.address), (error: Error & { code: string }) => {
+      assert.equal(error.code, "journal-corrupt");
+      assert.match(error.message, /rounds\/.*journal is damaged at byte \d+/);
+      assert.match(error.message, /tributary gateway repair/);
+      return true;
+    });
+
+    const looked = await repairGateway({ dataDir: dir, dryRun: true });
+    assert.equal(looked.files[0]?.state, "damaged");
+    assert.deepEqual(await readFile(path), damaged);
+
+    const { index, files } = await repairGateway({ dataDir: dir });
+    assert.equal(index.state, "whole");
+    assert.equal(files.length, 1);
+    const [found] = files;
+    assert.equal(found?.file, file);
+    assert.equal(found?.state, "mended");
+    assert.deepEqual(found?.lost, [{ device: "dev-b", samples: 10 }]);
+    assert.deepEqual(
+      found?.kept.map(({ device }) => device),
+      ["dev-a", "dev-c"],
+    );
+    assert.equal(found?.gaps.length, 1);
+    assert.deepEqual(await readFile(join(dir, found?.aside ?? "")), damaged);
+    assert.match(found?.aside ?? "", /^damaged\/.*\.journal\.damaged-1$/);
+
+    const again = await repairGateway({ dataDir: dir });
+    assert.deepEqual(
+      again.files.map(({ state }) => state),
+      ["whole"],
+    );
+    await ship(reducer, await stage.gateway(dir, reducer.address), ["dev-a", "dev-c"]);
+  });
+
+  it("keeps each damaged original, and names who was asked and is in no record", async () => {
+    const { dir, path } = await stoppedMidRound();
+    for (const n of [1, 2]) {
+      const bytes = await readFile(path);
+      // The header of the first frame, so that nothing can be named.
+      bytes[24 + 8] = (bytes[24 + 8] ?? 0) ^ 1;
+      await writeFile(path, bytes);
+      const { files } = await repairGateway({ dataDir: dir });
+      assert.match(files[0]?.aside ?? "", new RegExp(`damaged-${n}$`));
+      assert.deepEqual(files[0]?.lost, []);
+      assert.deepEqual(files[0]?.unaccounted, devices.slice(0, n));
+    }
+  });
+
+  it("is not touched while a gateway runs there", async () => {
+    const reducer = await stage.reducer();
+    const dir = await stage.dataDir();
+    await stage.gateway(dir, reducer.address);
+    await assert.rejects(repairGateway({ dataDir: dir }), { code: "data-dir-locked" });
+    await assert.rejects(repairGateway({ dataDir: join(dir, "absent") }));
+  });
+});
+
+describe("a damaged outbox", () => {
+  it("has its damaged Partial set aside, on record, with the names that it still shows", async () => {
+    const reducer = await stage.reducer();
+    const dir = await stage.dataDir();
+    const gateway = await stage.gateway(dir, reducer.address);
+    const device = await stage.device(gateway, "dev-a");
+    await reported(reducer, 1);
+    reducer.openRound(plan, ["dev-a"]);
+    await device.next("offer");
+    await reducer.close();
+    await device.upload(sampleUpdate(plan, "dev-a", 3));
+    await device.next("receipt");
+    await until("it seals", () => gateway.events.some((e) => e.name === "round-sealed"));
+    await gateway.close();
+    const [partial = ""] = await readdir(join(dir, "outbox"));
+    await damage(join(dir, "outbox", partial), 0.95);
+
+    const { files } = await repairGateway({ dataDir: dir });
+    const [found] = files;
+    assert.deepEqual([found?.state, found?.kind], ["set-aside", "partial"]);
+    assert.deepEqual(found?.lost, [{ device: `${plan.round}/dev-a`, samples: 10 }]);
+    assert.deepEqual(await readdir(join(dir, "outbox")), []);
+    assert.ok((await readFile(join(dir, found?.aside ?? ""))).length > 0);
+    const back = await stage.reducer(reducer.port);
+    const started = await stage.gateway(dir, back.address);
+    await until("it is attached", () => started.events.some((e) => e.name === "uplink-attached"));
+    assert.deepEqual(back.partials, []);
+  });
+});
+
+describe("a damaged index", () => {
+  it("is mended by LevelDB's own repair, and gives no sequence twice", async () => {
+    const { reducer, dir } = await stoppedMidRound();
+    const index = join(dir, "index");
+    const [manifest = ""] = (await readdir(index)).filter((name) => name.startsWith("MANIFEST"));
+    await rm(join(index, manifest));
+    await assert.rejects(stage.gateway(dir, reducer.address), (error: Error & { code: string }) => {
+      assert.equal(error.code, "store-failed");
+      assert.match(error.message, /tributary gateway repair/);
+      return true;
+    });
+    const looked = await repairGateway({ dataDir: dir, dryRun: true });
+    assert.equal(looked.index.state, "damaged");
+    const mended = await repairGateway({ dataDir: dir });
+    assert.equal(mended.index.state, "mended");
+    assert.ok((await readdir(join(dir, mended.index.aside ?? ""))).length > 0);
+    assert.deepEqual(
+      mended.files.map(({ state }) => state),
+      ["whole"],
+    );
+    const gateway = await stage.gateway(dir, reducer.address);
+    await ship(reducer, gateway, devices);
+    await until("its end is known", () =>
+      gateway.events.some((e) => e.name === "partial-delivered" && e.sequence > 1_000_000),
+    );
+  });
+});

@@ -1,0 +1,241 @@
+import { copyFile, link, mkdir, open, rename, stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { decodePartial } from "@tributary/proto/algebra/frame.js";
+import { contributionKey } from "@tributary/proto/algebra/partial.js";
+import { sha256 } from "@tributary/proto/host/digest.js";
+import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
+import { acquireLock } from "@tributary/proto/host/lock.js";
+import { type Random, systemRandom } from "@tributary/proto/host/random.js";
+import { type IndexFindings, mendIndex } from "./repair-index.js";
+import {
+  type Contribution,
+  copyReadable,
+  examineJournal,
+  type JournalFindings,
+} from "./repair-journal.js";
+import type { Store } from "./store.js";
+
+/** What became of one file. Names of files are relative to the data directory. */
+export type FileFindings = {
+  readonly file: string;
+  readonly kind: "journal" | "partial" | "site-state";
+  /**
+   * `torn` is what a power cut leaves at a journal's end: the gateway cuts it, nothing receipted
+   * is in it. `mended`: what can be read is in place of it. `set-aside`: nothing of it can be used.
+   * `damaged` is one of these two that a dry run left as it is.
+   */
+  readonly state: "whole" | "torn" | "damaged" | "mended" | "set-aside";
+  readonly bytes: number;
+  /** Where no record can be read. */
+  readonly gaps: readonly { readonly offset: number; readonly bytes: number }[];
+  /** Contributions that are summed from now on. */
+  readonly kept: readonly Contribution[];
+  /** Receipted contributions that are lost, as far as their names can still be read. */
+  readonly lost: readonly Contribution[];
+  /** Devices that were asked for an update: it is lost, or it never came. */
+  readonly unaccounted: readonly string[];
+  /** Where the damaged bytes are kept. */
+  readonly aside: string | null;
+};
+
+export type RepairReport = {
+  readonly dataDir: string;
+  readonly dryRun: boolean;
+  readonly index: IndexFindings;
+  readonly files: readonly FileFindings[];
+};
+
+export type RepairOptions = {
+  readonly dataDir: string;
+  /** Looks, and changes nothing. */
+  readonly dryRun?: boolean;
+  readonly random?: Random;
+};
+
+type Bench = {
+  readonly disk: Disk;
+  readonly dataDir: string;
+  readonly dryRun: boolean;
+  readonly random: Random;
+};
+
+const ASIDE = "damaged";
+const JOURNAL = ".journal";
+const NOTHING = { gaps: [], kept: [], lost: [], unaccounted: [], aside: null } as const;
+
+/**
+ * Makes a data directory usable again, for a gateway that does not start on it. Whatever is
+ * replaced is kept in `damaged/`, until somebody removes it. Rejects with `data-dir-locked` while a
+ * gateway runs there, and with the code of whatever it cannot read past: a newer version's files,
+ * a disk that fails.
+ */
+export async function repairGateway(options: RepairOptions): Promise<RepairReport> {
+  const { dataDir, dryRun = false, random = systemRandom() } = options;
+  // Without this a wrong path would be made, and found whole.
+  await stat(dataDir);
+  const lock = await acquireLock(dataDir);
+  try {
+    const bench: Bench = { disk: nodeDisk(dataDir), dataDir, dryRun, random };
+    const { findings, store } = await mendIndex(dataDir, dryRun, random);
+    try {
+      const files: FileFindings[] = [];
+      files.push(...(await mendJournals(bench, findings, store)));
+      files.push(...(await mendPartials(bench, store)));
+      return { dataDir, dryRun, index: findings, files };
+    } finally {
+      await store?.close();
+    }
+  } finally {
+    await lock.release();
+  }
+}
+
+async function mendJournals(
+  bench: Bench,
+  index: IndexFindings,
+  store: Store | undefined,
+): Promise<FileFindings[]> {
+  // An index that had to be mended may have lost a round, and a start removes what it does not name.
+  const rounds = index.state === "mended" ? await roundsOf(store) : undefined;
+  const files: FileFindings[] = [];
+  for (const name of await bench.disk.list("rounds")) {
+    const round = name.slice(0, -JOURNAL.length);
+    if (!name.endsWith(JOURNAL)) continue;
+    const found = await examineJournal(bench.disk, `rounds/${name}`);
+    const facts = { file: `rounds/${name}`, kind: "journal" as const, ...found };
+    if (rounds !== undefined && !rounds.has(round)) files.push(await setAside(bench, facts));
+    else files.push(await mendJournal(bench, facts, await unaccounted(store, round, found)));
+  }
+  return files;
+}
+
+type JournalFacts = JournalFindings & { readonly file: string; readonly kind: "journal" };
+
+async function mendJournal(
+  bench: Bench,
+  facts: JournalFacts,
+  missing: readonly string[],
+): Promise<FileFindings> {
+  const { disk, dataDir, dryRun, random } = bench;
+  const { file } = facts;
+  if (facts.state !== "damaged") return { ...facts, unaccounted: [], aside: null };
+  if (dryRun) return { ...facts, unaccounted: missing, aside: null };
+  const mended = `${file}.mended.tmp`;
+  await copyReadable(disk, file, mended, random.bytes(8));
+  const aside = await keepAside(dataDir, file);
+  await replace(join(dataDir, mended), join(dataDir, file));
+  return { ...facts, state: "mended", unaccounted: missing, aside };
+}
+
+async function setAside({ disk, dataDir }: Bench, facts: JournalFacts): Promise<FileFindings> {
+  const { file, kept, lost } = facts;
+  const aside = await keepAside(dataDir, file);
+  await disk.remove(file);
+  return {
+    ...facts,
+    state: "set-aside",
+    kept: [],
+    lost: [...kept, ...lost],
+    unaccounted: [],
+    aside,
+  };
+}
+
+/** Devices that were asked, and that no record names. */
+async function unaccounted(
+  store: Store | undefined,
+  round: string,
+  { kept, lost }: JournalFindings,
+): Promise<string[]> {
+  const named = new Set([...kept, ...lost].map(({ device }) => device));
+  const asked = [...((await store?.asks(round)) ?? [])];
+  return asked
+    .filter(([device, ask]) => ask === "offered" && !named.has(device))
+    .map(([device]) => device);
+}
+
+async function roundsOf(store: Store | undefined): Promise<ReadonlySet<string>> {
+  const known = [...((await store?.openRounds()) ?? []), ...((await store?.sealed()) ?? [])];
+  return new Set(known.map(({ round }) => round));
+}
+
+/** Partials are sums: one with a wrong bit is of no use. The gateway records what was in it. */
+async function mendPartials(bench: Bench, store: Store | undefined): Promise<FileFindings[]> {
+  const { disk, dataDir, dryRun } = bench;
+  const files: FileFindings[] = [];
+  for (const entry of (await store?.outbox()) ?? []) {
+    const file = `outbox/${String(entry.sequence).padStart(16, "0")}.partial`;
+    const bytes = (await disk.exists(file)) ? await disk.readFile(file) : undefined;
+    const facts = { ...NOTHING, file, kind: "partial" as const, bytes: bytes?.length ?? 0 };
+    if (bytes !== undefined && sha256(bytes) === entry.digest) {
+      files.push({ ...facts, state: "whole" });
+      continue;
+    }
+    const lost = contributorsIn(bytes);
+    const gaps = [{ offset: 0, bytes: facts.bytes }];
+    if (dryRun || store === undefined) {
+      files.push({ ...facts, state: "damaged", gaps, lost });
+      continue;
+    }
+    const aside = bytes === undefined ? null : await keepAside(dataDir, file);
+    const { sequence, rounds, sealedAtMs } = entry;
+    await store.expirePartial({
+      sequence,
+      rounds,
+      rule: "partial-damaged",
+      message: "its bytes are not those that were written",
+      contributors: lost.map(({ device }) => device),
+      expiredAtMs: sealedAtMs,
+    });
+    await disk.remove(file);
+    files.push({ ...facts, state: "set-aside", gaps, lost, aside });
+  }
+  return files;
+}
+
+/** As `round/device`: what a damaged Partial still names. A hint for a person. */
+function contributorsIn(bytes: Uint8Array | undefined): readonly Contribution[] {
+  if (bytes === undefined) return [];
+  const decoded = decodePartial(bytes);
+  if (!decoded.ok) return [];
+  return decoded.partial.contributors.map((one) => ({
+    device: contributionKey(one),
+    samples: one.samples,
+  }));
+}
+
+/** A second name, or a copy, of what is about to be replaced: `damaged/<name>.damaged-<n>`. */
+async function keepAside(dataDir: string, file: string): Promise<string> {
+  const dir = join(dataDir, ASIDE);
+  await mkdir(dir, { recursive: true });
+  const source = join(dataDir, file);
+  for (let n = 1; ; n++) {
+    const aside = `${ASIDE}/${basename(file)}.damaged-${n}`;
+    const target = join(dataDir, aside);
+    try {
+      await link(source, target);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === "EEXIST") continue;
+      // A file system without second names.
+      if (code !== "EPERM" && code !== "ENOTSUP") throw error;
+      await copyFile(source, target);
+    }
+    await syncDir(dir);
+    return aside;
+  }
+}
+
+async function replace(from: string, to: string): Promise<void> {
+  await rename(from, to);
+  await syncDir(dirname(to));
+}
+
+async function syncDir(dir: string): Promise<void> {
+  const handle = await open(dir, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
