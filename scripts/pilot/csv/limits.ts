@@ -8,8 +8,6 @@ export const logLimits = {
   rows: 1_000_000,
   /** Fewer rows cannot be split into training, calibration and test. */
   rowsMin: 50,
-  /** Rows looked at to tell numbers from text. */
-  sampledRows: 20,
-  /** Bytes read of a file to see its header and first rows. */
+  /** Bytes read of a file to see its header. */
   headBytes: 256 * 1024,
 } as const;

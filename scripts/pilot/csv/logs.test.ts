@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { findLogs, uniqueIds } from "./logs.js";
-import { countRows, readHeader, readRows } from "./table.js";
+import { readRows, surveyLog } from "./table.js";
 
 let dir = "";
 beforeEach(async () => {
@@ -36,10 +36,10 @@ test("either separator, a byte order mark and CRLF are read", async () => {
     "c.csv",
     log('"time","flow, raw",temp', 60, (i) => `x${i},${i},${i * 2}`),
   );
-  assert.deepEqual((await readHeader(semicolons, [])).sensors, ["flow", "temp"]);
-  assert.deepEqual((await readHeader(commas, [])).sensors, ["flow, raw", "temp"]);
+  assert.deepEqual((await surveyLog(semicolons, [])).sensors, ["flow", "temp"]);
+  assert.deepEqual((await surveyLog(commas, [])).sensors, ["flow, raw", "temp"]);
   const rows = await readRows(semicolons, ["temp", "flow"]);
-  assert.equal(await countRows(semicolons), 60);
+  assert.equal((await surveyLog(semicolons, [])).rows, 60);
   assert.equal(rows.rows, 60);
   assert.deepEqual([...rows.values.subarray(0, 6)], [0, 0, 2, 1, 4, 2]);
   assert.equal(rows.labels, undefined);
@@ -54,7 +54,7 @@ test("labels, change points, ignored and time columns are never inputs", async (
       (i) => `${i};${i};7;${i > 50 ? "1.0" : "0.0"};0.0`,
     ),
   );
-  const header = await readHeader(path, ["id"]);
+  const header = await surveyLog(path, ["id"]);
   assert.deepEqual(header.sensors, ["flow"]);
   assert.deepEqual(header.unused, ["timestamp", "id", "ChangePoint"]);
   const { labels } = await readRows(path, ["flow"]);
@@ -117,7 +117,7 @@ for (const [what, text, message] of [
 ] as const) {
   test(`${what} is refused by name`, async () => {
     const path = await file("bad.csv", text);
-    await assert.rejects(readHeader(path, []), (error: Error) => {
+    await assert.rejects(surveyLog(path, []), (error: Error) => {
       assert.match(error.message, message);
       assert.ok(error.message.startsWith(path));
       return true;
@@ -125,19 +125,19 @@ for (const [what, text, message] of [
   });
 }
 
-test("what is wrong below the header names its row and column", async () => {
+test("what is wrong below the header names its line and column", async () => {
   const text = await file(
     "a.csv",
     log("time,flow", 60, (i) => `t,${i === 40 ? "high" : i}`),
   );
-  await assert.rejects(readRows(text, ["flow"]), /a\.csv, row 42: "high" in column "flow"/);
+  await assert.rejects(readRows(text, ["flow"]), /a\.csv, line 42: "high" in column "flow"/);
   const label = await file(
     "b.csv",
     log("time,flow,anomaly", 60, (i) => `t,${i},${i === 40 ? 2 : 0}`),
   );
   await assert.rejects(
     readRows(label, ["flow"]),
-    /b\.csv, row 42: "2" in column "anomaly" is not 0 or 1/,
+    /b\.csv, line 42: "2" in column "anomaly" is not 0 or 1/,
   );
   const short = await file(
     "c.csv",
@@ -151,6 +151,50 @@ test("what is wrong below the header names its row and column", async () => {
   await assert.rejects(readRows(few, ["flow"]), /10 rows; at least 50/);
 });
 
+test("a line is counted as an editor counts it", async () => {
+  const path = await file(
+    "a.csv",
+    `time,note,flow\n\n${Array.from({ length: 60 }, (_, i) => (i === 3 ? `t,"two\nlines",${i}` : `t,n,${i === 50 ? "high" : i}`)).join("\n")}\n`,
+  );
+  await assert.rejects(surveyLog(path, []), /a\.csv, line 54: "high" in column "flow"/);
+});
+
+test("every row decides what a column is", async () => {
+  const path = await file(
+    "a.csv",
+    log("time,late,state,mixed", 200, (i) =>
+      [`t${i}`, i < 150 ? "" : i, i < 100 ? i : "off", i % 2 === 0 ? 1 : "on"].join(","),
+    ),
+  );
+  assert.deepEqual((await surveyLog(path, [])).sensors, ["late"]);
+  const slip = await file(
+    "b.csv",
+    log("time,flow", 200, (i) => `t,${i === 150 ? "1.2.3" : i}`),
+  );
+  await assert.rejects(
+    surveyLog(slip, []),
+    /b\.csv, line 152: "1\.2\.3" in column "flow" is not a number; .*--ignore flow/,
+  );
+  assert.deepEqual((await surveyLog(slip, ["flow"])).unused, ["time", "flow"]);
+});
+
+test("decimal commas are read between semicolons", async () => {
+  const cells = ["1,5", "-0,25", "2.5", ",5", "1,5e-1", "7"];
+  const path = await file(
+    "a.csv",
+    log("time;flow;anomaly", 60, (i) => `t;${cells[i % 6]};${i % 2 === 0 ? "0,0" : "1,0"}`),
+  );
+  assert.deepEqual((await surveyLog(path, [])).sensors, ["flow"]);
+  const { values, labels } = await readRows(path, ["flow"]);
+  assert.deepEqual([...values.subarray(0, 6)], [1.5, -0.25, 2.5, 0.5, 0.15, 7]);
+  assert.deepEqual([...(labels ?? [])].slice(0, 4), [0, 1, 0, 1]);
+  const thousands = await file(
+    "b.csv",
+    log("time;flow", 60, (i) => `t;${i === 7 ? "1.234,5" : i}`),
+  );
+  await assert.rejects(surveyLog(thousands, []), /line 9: "1\.234,5" in column "flow"/);
+});
+
 test("folders without logs, without common sensors or not there are refused", async () => {
   await assert.rejects(findLogs(join(dir, "absent"), []), /cannot read .*absent/);
   await assert.rejects(findLogs(dir, []), /no folder with a \.csv file/);
@@ -162,7 +206,7 @@ test("folders without logs, without common sensors or not there are refused", as
     "b/1.csv",
     log("time,temp", 60, (i) => `t,${i}`),
   );
-  await assert.rejects(findLogs(dir, []), /no column of numbers .* all files share/);
+  await assert.rejects(findLogs(dir, []), /no column of numbers is left that all files share/);
 });
 
 test("a column to ignore that no file has is a slip, and named", async () => {

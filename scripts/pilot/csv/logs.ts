@@ -1,7 +1,7 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { logLimits } from "./limits.js";
-import { LogError, readHeader } from "./table.js";
+import { isLabel, LogError, surveyLog } from "./table.js";
 
 export type LogDevice = {
   readonly device: string;
@@ -16,9 +16,11 @@ export type Logs = {
   readonly sensors: readonly string[];
   /** Other columns of any file. */
   readonly unused: readonly string[];
+  /** Rows of each file, by device. */
+  readonly rows: ReadonlyMap<string, number>;
 };
 
-/** Finds the logs below `dir` and the sensors that all of them share; reads headers and first rows only. */
+/** Finds the logs below `dir` and the sensors that all of them share; looks at every row once. */
 export async function findLogs(dir: string, ignored: readonly string[]): Promise<Logs> {
   const folders = await subfolders(dir);
   const siteNames = uniqueIds(folders, "site");
@@ -86,20 +88,20 @@ async function commonSensors(
   dir: string,
   devices: readonly LogDevice[],
   ignored: readonly string[],
-): Promise<Pick<Logs, "sensors" | "unused">> {
+): Promise<Pick<Logs, "sensors" | "unused" | "rows">> {
   let sensors: readonly string[] | undefined;
   const all = new Set<string>();
-  for (const { file } of devices) {
-    const header = await readHeader(file, ignored);
-    for (const name of [...header.sensors, ...header.unused]) all.add(name);
-    sensors = sensors?.filter((name) => header.sensors.includes(name)) ?? header.sensors;
+  const rows = new Map<string, number>();
+  for (const { device, file } of devices) {
+    const survey = await surveyLog(file, ignored);
+    rows.set(device, survey.rows);
+    for (const name of survey.columns) all.add(name);
+    sensors = sensors?.filter((name) => survey.sensors.includes(name)) ?? survey.sensors;
     if (sensors.length === 0) {
-      throw new LogError(
-        `${file}: no column of numbers (with decimal points) is left that all files share`,
-      );
+      throw new LogError(`${file}: no column of numbers is left that all files share`);
     }
   }
-  const unknown = ignored.find((name) => !all.has(name) && name !== "anomaly");
+  const unknown = ignored.find((name) => !all.has(name));
   if (unknown !== undefined) {
     throw new LogError(`${dir}: no file has the column "${unknown}" that --ignore names`);
   }
@@ -109,5 +111,6 @@ async function commonSensors(
       `${dir}: ${common.length} common sensors; at most ${logLimits.sensors}. Use --ignore.`,
     );
   }
-  return { sensors: common, unused: [...all].filter((name) => !common.includes(name)) };
+  const unused = [...all].filter((name) => !common.includes(name) && !isLabel(name));
+  return { sensors: common, unused, rows };
 }

@@ -15,7 +15,6 @@ import {
 } from "../trainers/statistics.js";
 import { type Confusion, detection, pooled, thresholdRule } from "./detection.js";
 import { findLogs, type LogDevice } from "./logs.js";
-import { countRows } from "./table.js";
 
 type CsvRun = {
   readonly csv: string;
@@ -56,22 +55,15 @@ export async function createCsvMode(run: CsvRun): Promise<Mode> {
     name: "csv",
     provenance: `Sensor logs in ${resolve(run.csv)}: ${devices.length} files of ${sites.length} folders.`,
     sites,
-    siteEntries: await Promise.all(
-      logs.sites.map(async ({ site, devices: members }) => ({
-        site,
-        gateway: `gateway-${site}`,
-        devices: await Promise.all(
-          members.map(async (device) => {
-            const rows = await countRows(device.file);
-            return {
-              device: device.device,
-              holds: device.shown,
-              samples: Math.floor(rows * TRAIN_SHARE),
-            };
-          }),
-        ),
+    siteEntries: logs.sites.map(({ site, devices: members }) => ({
+      site,
+      gateway: `gateway-${site}`,
+      devices: members.map(({ device, shown }) => ({
+        device,
+        holds: shown,
+        samples: Math.floor((logs.rows.get(device) ?? 0) * TRAIN_SHARE),
       })),
-    ),
+    })),
     trainerModule: new URL("../trainers/sensor-log.js", import.meta.url).pathname,
     async nextSession(previousModel): Promise<SessionSpec | undefined> {
       step++;

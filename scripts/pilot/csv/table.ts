@@ -18,53 +18,78 @@ function isNeverInput(name: string): boolean {
   return neverInputs.has(name.toLowerCase()) || timeName.test(name);
 }
 
-function isLabel(name: string): boolean {
+/** Whether a column of that name says which rows are anomalies. */
+export function isLabel(name: string): boolean {
   return name.toLowerCase() === LABEL;
 }
 
-export type LogHeader = {
+type LogHead = {
   readonly separator: ";" | ",";
+  readonly columns: readonly string[];
+};
+
+/** What a look at every row of a log shows. */
+export type LogSurvey = {
   readonly columns: readonly string[];
   /** Columns of numbers that may be inputs. */
   readonly sensors: readonly string[];
-  /** Columns that are neither sensors nor the label, and why. */
+  /** Columns that are neither sensors nor the label. */
   readonly unused: readonly string[];
-  readonly hasLabel: boolean;
+  readonly rows: number;
 };
 
-/** Reads the header and the first rows: enough to tell numbers from text, and nothing more. */
-export async function readHeader(file: string, ignored: readonly string[]): Promise<LogHeader> {
+/** A column of which a larger share is text is no sensor; a smaller one is taken for a slip. */
+const TEXT_SHARE_MAX = 0.05;
+
+/**
+ * Reads every row and tells the columns of numbers from the others. Text here and there in a column
+ * that otherwise holds numbers is an error that names its line.
+ */
+export async function surveyLog(file: string, ignored: readonly string[]): Promise<LogSurvey> {
   const { size } = await stat(file);
   if (size > logLimits.fileBytes)
     throw new LogError(`${file}: more than ${logLimits.fileBytes} bytes`);
   const head = await readHead(file);
-  const separator = separatorOf(head.split(/\r?\n/, 1)[0] ?? "");
-  const [columns = [], ...rows] = headRows(file, head, separator, size > logLimits.headBytes);
-  checkColumns(file, columns);
-  if (rows.length === 0) throw new LogError(`${file}: no row below the header`);
-  const isNumeric = (at: number) =>
-    rows.every((row) => isNumberOrMissing(row[at])) && rows.some((row) => !isMissing(row[at]));
+  const { columns } = head;
   const excluded = new Set(ignored);
-  const sensors = columns.filter(
-    (name, at) => !isNeverInput(name) && !excluded.has(name) && isNumeric(at),
-  );
+  const tallies = columns.map((name) => ({ name, numbers: 0, texts: 0, firstText: "" }));
+  const examined = tallies.filter(({ name }) => !isNeverInput(name) && !excluded.has(name));
+  const places = examined.map(({ name }) => columns.indexOf(name));
+  let rows = 0;
+  for await (const { cells, line } of recordsOf(file, head)) {
+    rows++;
+    for (const [i, tally] of examined.entries()) {
+      const text = cells[places[i] as number];
+      if (isMissing(text)) continue;
+      if (!Number.isNaN(numberOf(text, head.separator))) tally.numbers++;
+      else if (tally.texts++ === 0) tally.firstText = notANumber(file, line, tally.name, text);
+    }
+  }
+  checkRows(file, rows);
+  for (const { name, numbers, texts, firstText } of examined)
+    if (texts > 0 && texts <= TEXT_SHARE_MAX * (numbers + texts))
+      throw new LogError(`${firstText}; mend it, or leave the column out with --ignore ${name}`);
+  const sensors = examined.filter(({ numbers, texts }) => numbers > 0 && texts === 0);
+  const names = sensors.map(({ name }) => name);
   return {
-    separator,
     columns,
-    sensors,
-    unused: columns.filter((name) => !sensors.includes(name) && !isLabel(name)),
-    hasLabel: columns.some(isLabel),
+    sensors: names,
+    unused: columns.filter((name) => !names.includes(name) && !isLabel(name)),
+    rows,
   };
 }
 
-async function readHead(file: string): Promise<string> {
+async function readHead(file: string): Promise<LogHead> {
   const handle = await open(file);
   try {
     const buffer = Buffer.alloc(logLimits.headBytes);
     const { bytesRead } = await handle.read(buffer, 0, buffer.length, 0);
     const text = buffer.toString("utf8", 0, bytesRead).replace(/^\uFEFF/, "");
     if (text.includes("\0")) throw new LogError(`${file}: not a text file`);
-    return text;
+    const separator = separatorOf(text.split(/\r?\n/, 1)[0] ?? "");
+    const columns = headerIn(file, text, separator);
+    checkColumns(file, columns);
+    return { separator, columns };
   } finally {
     await handle.close();
   }
@@ -74,22 +99,58 @@ function separatorOf(header: string): ";" | "," {
   return header.split(";").length > header.split(",").length ? ";" : ",";
 }
 
-function headRows(file: string, head: string, separator: string, isCut: boolean): string[][] {
-  const lines = head.split(/\r?\n/);
-  // The last line of a cut head may be half a line.
-  const whole = (isCut ? lines.slice(0, -1) : lines).slice(0, logLimits.sampledRows + 1);
+function headerIn(file: string, head: string, separator: string): string[] {
   try {
-    return parseNow(whole.join("\n"), {
+    const [header = []] = parseNow(head, {
       delimiter: separator,
       skip_empty_lines: true,
       trim: true,
       relax_column_count: true,
+      to: 1,
     });
+    return header;
   } catch (cause) {
-    throw new LogError(`${file}: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
+    throw readingFailure(file, cause);
   }
+}
+
+/** Every row below the header, with the line that it ends on. */
+async function* recordsOf(
+  file: string,
+  { separator }: LogHead,
+): AsyncGenerator<{ readonly cells: readonly string[]; readonly line: number }> {
+  const parser = createReadStream(file).pipe(
+    parse({
+      delimiter: separator,
+      bom: true,
+      skip_empty_lines: true,
+      trim: true,
+      from: 2,
+      info: true,
+    }),
+  );
+  try {
+    for await (const { record, info } of parser as AsyncIterable<ParsedRecord>)
+      yield { cells: record, line: info.lines };
+  } catch (cause) {
+    throw readingFailure(file, cause);
+  }
+}
+
+type ParsedRecord = { readonly record: string[]; readonly info: { readonly lines: number } };
+
+function readingFailure(file: string, cause: unknown): LogError {
+  if (cause instanceof LogError) return cause;
+  return new LogError(`${file}: ${cause instanceof Error ? cause.message : String(cause)}`, {
+    cause,
+  });
+}
+
+function checkRows(file: string, rows: number): void {
+  if (rows === 0) throw new LogError(`${file}: no row below the header`);
+  if (rows > logLimits.rows) throw new LogError(`${file}: more than ${logLimits.rows} rows`);
+  if (rows < logLimits.rowsMin)
+    throw new LogError(`${file}: ${rows} rows; at least ${logLimits.rowsMin}`);
 }
 
 function checkColumns(file: string, columns: readonly string[]): void {
@@ -104,7 +165,7 @@ function checkColumns(file: string, columns: readonly string[]): void {
   const twice = columns.find((name, at) => columns.indexOf(name) !== at);
   if (twice !== undefined)
     throw new LogError(`${file}: the column "${twice}" stands twice in the header`);
-  if (columns.every((name) => isNumberOrMissing(name))) {
+  if (columns.every((name) => isMissing(name) || !Number.isNaN(numberOf(name, ";")))) {
     throw new LogError(`${file}: the first line holds numbers; it must name the columns`);
   }
 }
@@ -115,8 +176,20 @@ function isMissing(text: string | undefined): boolean {
   return text === undefined || missing.has(text.toLowerCase());
 }
 
-function isNumberOrMissing(text: string | undefined): boolean {
-  return isMissing(text) || Number.isFinite(Number(text));
+/** `1,5`, as it stands between semicolons. Where commas part columns there is none. */
+const decimalComma = /^[+-]?\d*,\d+(e[+-]?\d+)?$/i;
+
+/** The cell's value, written with a decimal point or comma; NaN for text. */
+function numberOf(text: string | undefined, separator: LogHead["separator"]): number {
+  if (text === undefined || text === "") return Number.NaN;
+  const plain = separator === ";" && decimalComma.test(text) ? text.replace(",", ".") : text;
+  const value = Number(plain);
+  return Number.isFinite(value) ? value : Number.NaN;
+}
+
+function notANumber(file: string, line: number, column: string, text: string | undefined): string {
+  const shown = String(text).slice(0, 40);
+  return `${file}, line ${line}: "${shown}" in column "${column}" is not a number`;
 }
 
 export type LogRows = {
@@ -135,7 +208,8 @@ export type LogRows = {
  * another length are errors.
  */
 export async function readRows(file: string, sensors: readonly string[]): Promise<LogRows> {
-  const { separator, columns, hasLabel } = await readHeader(file, []);
+  const head = await readHead(file);
+  const { columns, separator } = head;
   const places = sensors.map((name) => {
     const at = columns.indexOf(name);
     if (at < 0) throw new LogError(`${file}: no column "${name}"`);
@@ -144,54 +218,39 @@ export async function readRows(file: string, sensors: readonly string[]): Promis
   const labelAt = columns.findIndex(isLabel);
   const values: number[] = [];
   const labels: number[] = [];
-  let line = 1;
-  const parser = createReadStream(file).pipe(
-    parse({ delimiter: separator, bom: true, skip_empty_lines: true, trim: true, from: 2 }),
-  );
-  try {
-    for await (const cells of parser as AsyncIterable<string[]>) {
-      line++;
-      if (line - 1 > logLimits.rows)
-        throw new LogError(`${file}: more than ${logLimits.rows} rows`);
-      for (const [sensor, at] of places.entries()) {
-        values.push(numberIn(file, line, sensors[sensor] ?? "", cells[at]));
-      }
-      if (hasLabel) labels.push(labelIn(file, line, cells[labelAt]));
+  let rows = 0;
+  for await (const { cells, line } of recordsOf(file, head)) {
+    // Before the values are kept: a file without an end must not fill the memory.
+    if (++rows > logLimits.rows) break;
+    for (const [sensor, at] of places.entries()) {
+      const text = cells[at];
+      const value = isMissing(text) ? Number.NaN : numberOf(text, separator);
+      if (Number.isNaN(value) && !isMissing(text))
+        throw new LogError(notANumber(file, line, sensors[sensor] ?? "", text));
+      values.push(value);
     }
-  } catch (cause) {
-    if (cause instanceof LogError) throw cause;
-    throw new LogError(`${file}: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
+    if (labelAt >= 0) labels.push(labelIn(file, line, cells[labelAt], separator));
   }
-  const rows = line - 1;
-  if (rows < logLimits.rowsMin)
-    throw new LogError(`${file}: ${rows} rows; at least ${logLimits.rowsMin}`);
+  checkRows(file, rows);
   const filledValues = Float64Array.from(values);
   const filled = fillMissing(filledValues, sensors.length);
   return {
     rows,
     values: filledValues,
-    labels: hasLabel ? Uint8Array.from(labels) : undefined,
+    labels: labelAt >= 0 ? Uint8Array.from(labels) : undefined,
     filled,
   };
 }
 
-function numberIn(file: string, line: number, column: string, text: string | undefined): number {
-  if (isMissing(text)) return Number.NaN;
-  const value = Number(text);
-  if (!Number.isFinite(value)) {
-    throw new LogError(
-      `${file}, row ${line}: "${String(text).slice(0, 40)}" in column "${column}" is not a number`,
-    );
-  }
-  return value;
-}
-
-function labelIn(file: string, line: number, text: string | undefined): number {
-  const value = Number(text);
+function labelIn(
+  file: string,
+  line: number,
+  text: string | undefined,
+  separator: LogHead["separator"],
+): number {
+  const value = numberOf(text, separator);
   if (isMissing(text) || (value !== 0 && value !== 1)) {
-    throw new LogError(`${file}, row ${line}: "${text}" in column "${LABEL}" is not 0 or 1`);
+    throw new LogError(`${file}, line ${line}: "${text}" in column "${LABEL}" is not 0 or 1`);
   }
   return value;
 }
@@ -219,18 +278,4 @@ function firstNumber(values: Float64Array, sensor: number, sensors: number): num
     if (!Number.isNaN(value)) return value;
   }
   return 0;
-}
-
-/** Rows below the header, counted by line ends: no value is looked at. */
-export async function countRows(file: string): Promise<number> {
-  let lines = 0;
-  let last = 0;
-  for await (const piece of createReadStream(file) as AsyncIterable<Uint8Array>) {
-    for (const byte of piece) {
-      // Blank lines are no rows.
-      if (byte === 10 && last !== 10) lines++;
-      if (byte !== 13) last = byte;
-    }
-  }
-  return Math.max(0, lines + (last === 10 ? 0 : 1) - 1);
 }
