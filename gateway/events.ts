@@ -55,6 +55,7 @@ export type GatewayEvent =
       name: "partial-delivered";
       round: string;
       sequence: number;
+      bytes: number;
       outcome: string;
       rule: string;
     }

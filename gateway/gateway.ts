@@ -216,7 +216,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           duplicatesDropped: BigInt(duplicates),
           budgetBytes: BigInt(config.budgetBytes),
           classes: [],
-          roundTripMs: 0,
+          roundTripMs: Math.round(uplink?.roundTripMs ?? 0),
           clockOffsetMs: BigInt(Math.round(time.offsetMs)),
         } satisfies Omit<Heartbeat, "sequence">;
       },

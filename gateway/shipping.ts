@@ -57,7 +57,8 @@ export function createShipping(options: ShippingOptions): Shipping {
     if (state.receipt?.digest === digest) {
       const { outcome, rule } = state.receipt;
       await outbox.remove(entry);
-      events({ level: "info", name: "partial-delivered", round, sequence, outcome, rule });
+      const { bytes } = entry;
+      events({ level: "info", name: "partial-delivered", round, sequence, bytes, outcome, rule });
       return true;
     }
     if (state.receipt !== undefined) throw new Error(`a receipt for ${state.receipt.digest}`);

@@ -37,6 +37,8 @@ export type UplinkFacts = {
 /** The control stream to the upstream: always wanted, often away, never waited for. */
 export type Uplink = {
   readonly attached: boolean;
+  /** Of the newest heartbeat that was answered since the link is up; undefined before. */
+  readonly roundTripMs: number | undefined;
   deviceChanged(change: DeviceChange): void;
   progress(progress: RoundProgress): void;
   planRefused(round: string, refusal: Refusal): void;
@@ -86,6 +88,8 @@ export function createUplink(options: UplinkOptions): Uplink {
   let welcomeTimer: Timer | undefined;
   let failures = 0;
   let beats = 0n;
+  let beatMs = 0;
+  let roundTripMs: number | undefined;
   let closed = false;
   let draining = false;
 
@@ -121,6 +125,7 @@ export function createUplink(options: UplinkOptions): Uplink {
   function lose(attempt: Attempt, reason: string): void {
     if (attempt.over || closed) return;
     attempt.over = true;
+    roundTripMs = undefined;
     attempt.call.cancel();
     stopTimers();
     pending = emptyPending();
@@ -142,7 +147,10 @@ export function createUplink(options: UplinkOptions): Uplink {
         const { session, manifest, layout } = message.value;
         return handlers.onPublished(session, manifest, layout);
       }
-      default: // an echo has done its work by arriving; a newer upstream's message is passed over
+      case "heartbeatEcho":
+        if (message.value.sequence === beats) roundTripMs = clock.monotonicMs() - beatMs;
+        return;
+      default: // a newer upstream's message is passed over
     }
   }
 
@@ -170,6 +178,7 @@ export function createUplink(options: UplinkOptions): Uplink {
     if (clock.monotonicMs() - attempt.heardMs > patienceMs) {
       return lose(attempt, `nothing was heard for ${patienceMs} ms`);
     }
+    beatMs = clock.monotonicMs();
     const value = { sequence: ++beats, ...facts.heartbeat() };
     if (!draining) write(attempt, { message: { $case: "heartbeat", value } });
     beatTimer = clock.setTimer(intervalMs, () => beat(attempt, intervalMs));
@@ -201,6 +210,9 @@ export function createUplink(options: UplinkOptions): Uplink {
   return {
     get attached() {
       return attached();
+    },
+    get roundTripMs() {
+      return roundTripMs;
     },
     deviceChanged(change) {
       if (!attached()) return; // the full list follows the next welcome
