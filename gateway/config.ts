@@ -3,6 +3,9 @@ import { z } from "zod";
 
 const MIB = 1024 * 1024;
 
+/** How the root names itself in the path that gateways are told. */
+export const ROOT = "cloud";
+
 /** Addresses that only this machine reaches. `localhost` resolves to them by RFC 6761, 6.3. */
 const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
 
@@ -19,6 +22,36 @@ const listenSchema = z
     port: z.number().int().min(0).max(65_535).default(1883),
   })
   .prefault({});
+
+const downstreamSchema = z
+  .strictObject({
+    /** Where gateways below attach. */
+    listen: z.strictObject({
+      host: z
+        .string()
+        .regex(loopback, {
+          message:
+            "must be a loopback address: gateways are not authenticated yet, so this may not be reachable from a network",
+        })
+        .default("127.0.0.1"),
+      /** 0 picks a free port. */
+      port: z.number().int().min(0).max(65_535).default(7444),
+    }),
+    /** Between their heartbeats. */
+    heartbeatIntervalMs: z.number().int().min(100).max(60_000).default(1_000),
+    /** One that sent nothing for so long counts as detached. */
+    heartbeatMissedMs: z.number().int().min(200).max(600_000).default(5_000),
+  })
+  .refine((config) => config.heartbeatMissedMs >= 2 * config.heartbeatIntervalMs, {
+    message: "must be at least twice heartbeatIntervalMs, or one lost heartbeat detaches a gateway",
+    path: ["heartbeatMissedMs"],
+  });
+
+/** Whether an address names a port of this machine's own. */
+function isOwn(address: string, port: number): boolean {
+  const [, host = "", at] = /^\[?(.*?)\]?:(\d+)$/.exec(address) ?? [];
+  return port !== 0 && Number(at) === port && loopback.test(host);
+}
 
 const reconnectSchema = z
   .strictObject({
@@ -41,6 +74,8 @@ export const configSchema = z
     upstream: z.string().regex(/^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, {
       message: "must be host:port",
     }),
+    /** Makes it a gateway above gateways. */
+    downstream: downstreamSchema.optional(),
     /** Updates received at a time; each holds one buffer of an update's size. */
     uploadSlots: z.number().int().min(1).max(64).default(4),
     modelCacheBytes: z
@@ -68,6 +103,14 @@ export const configSchema = z
     absentGraceMs: z.number().int().min(0).max(600_000).default(5_000),
     reconnect: reconnectSchema,
     log: z.enum(["text", "json"]).default("text"),
+  })
+  .refine((c) => !isOwn(c.upstream, c.downstream?.listen.port ?? 0), {
+    message: "is this gateway's own downstream.listen: a gateway cannot be above itself",
+    path: ["upstream"],
+  })
+  .refine((c) => c.gateway !== ROOT, {
+    message: `no gateway is called ${ROOT}: that is what is above all of them`,
+    path: ["gateway"],
   })
   .refine((c) => c.absentGraceMs === 0 || c.absentGraceMs >= c.reconnect.baseMs, {
     message: "absentGraceMs must be 0 or at least reconnect.baseMs",

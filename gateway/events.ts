@@ -1,7 +1,35 @@
 import type { EventSink } from "@tributary/proto/host/events.js";
+import type { LinkEvent } from "@tributary/proto/tier/events.js";
 
 /** What a gateway reports, in a closed vocabulary. Fields are flat; sizes and times carry units. */
 export type GatewayEvent =
+  | LinkEvent
+  | { level: "info"; name: "downstream-started"; gateway: string; port: number }
+  | { level: "error"; name: "gateway-loop"; gateway: string; message: string }
+  | { level: "info"; name: "branch-opened"; round: string; gateways: number; devices: number }
+  | {
+      level: "info";
+      name: "branch-complete";
+      round: string;
+      reason: string;
+      contributors: number;
+    }
+  | {
+      level: "info";
+      name: "partial-received";
+      round: string;
+      gateway: string;
+      contributors: number;
+      bytes: number;
+    }
+  | {
+      level: "warn";
+      name: "partial-refused-below" | "plan-refused-below";
+      round: string;
+      gateway: string;
+      code: string;
+      message: string;
+    }
   | {
       level: "info";
       name: "gateway-started";
@@ -13,6 +41,7 @@ export type GatewayEvent =
   | { level: "info"; name: "gateway-stopped"; gateway: string }
   | { level: "info"; name: "uplink-attached"; upstream: string }
   | { level: "warn"; name: "uplink-lost"; reason: string; retryMs: number }
+  | { level: "info"; name: "uplink-window"; open: boolean; trusted: boolean }
   | { level: "warn"; name: "clock-untrusted"; floor: string; offsetMs: number }
   | { level: "warn"; name: "clock-skew"; offsetMs: number }
   | { level: "info"; name: "clock-agrees"; offsetMs: number }
@@ -49,6 +78,19 @@ export type GatewayEvent =
       bytes: number;
     }
   | { level: "info"; name: "round-closed"; round: string; outcome: string }
+  | { level: "error"; name: "round-unread"; round: string; message: string }
+  | { level: "info"; name: "round-waits"; round: string; behind: string }
+  | { level: "info"; name: "site-rounds-paused"; round: string; why: string; waitMs: number }
+  | { level: "warn"; name: "site-model-failed"; round: string; message: string }
+  | {
+      level: "info";
+      name: "site-rounds-composed";
+      round: string;
+      siteRounds: number;
+      contributors: number;
+      updates: number;
+      bytes: number;
+    }
   | { level: "error"; name: "seal-failed"; round: string; message: string; retryMs: number }
   | {
       level: "info";

@@ -7,10 +7,12 @@ import { acquireLock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
+import { createAncestry } from "./ancestry.js";
 import { type BrokerOptions, createBroker, type DeviceLink } from "./broker.js";
 import { buildDateMs } from "./build-date.js";
 import type { GatewayConfig } from "./config.js";
 import { createDeviceRegistry } from "./devices.js";
+import { type Downstream, type DownstreamOptions, openDownstream } from "./downstream.js";
 import type { GatewayEvents } from "./events.js";
 import { createInbound } from "./inbound.js";
 import { createIngest, type Ingest } from "./ingest.js";
@@ -32,7 +34,11 @@ import { createUpstream, type Upstream } from "./upstream.js";
 export type Gateway = {
   /** The port on which the broker listens. */
   readonly mqttPort: number;
+  /** The port on which gateways below attach, if it has any. */
+  readonly downstreamPort: number | undefined;
   readonly incarnation: string;
+  /** Rejects with `gateway-loop` when it turns out to be above itself before it ever reached the root. */
+  readonly failed: Promise<never>;
   close(): Promise<void>;
 };
 
@@ -46,6 +52,7 @@ export type GatewayParts = {
   readonly database: (path: string) => Database;
   readonly kernel: Kernel;
   readonly upstream: Upstream;
+  readonly listenDownstream: DownstreamOptions["listen"];
   readonly broker: (options: BrokerOptions) => Promise<DeviceLink>;
 };
 
@@ -101,6 +108,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     let uplink: Uplink | undefined;
     let ingest: Ingest | undefined;
     let modelParts: Parts | undefined;
+    let downstream: Downstream | undefined;
+    const ancestry = createAncestry();
     const attached = () => uplink?.attached ?? false;
 
     const shipping: Shipping = createShipping({
@@ -122,7 +131,10 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       upstream,
       attached,
       cacheBytes: config.modelCacheBytes,
-      onProgress: (digest) => modelParts?.progressed(digest),
+      onProgress(digest) {
+        modelParts?.progressed(digest);
+        downstream?.modelProgressed(digest);
+      },
       events,
       clock,
       time,
@@ -131,7 +143,11 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     });
     teardown.push(() => models.close());
 
-    const devices = createDeviceRegistry((change) => uplink?.deviceChanged(change));
+    const devices = createDeviceRegistry((change) => {
+      if (change.type === "joined") downstream?.roll.arrivedHere(change.device);
+      else if (downstream?.roll.placeOf(change.device) !== undefined) return; // it is below now
+      uplink?.deviceChanged(change);
+    });
     const inbound = createInbound();
     const link = await (parts.broker ?? createBroker)({
       site,
@@ -149,17 +165,27 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       disk,
       store,
       kernel,
-      outbox,
+      outbox: {
+        add: (partial, sealed, contributors, rules) =>
+          outbox.add(
+            partial,
+            sealed,
+            contributors,
+            downstream?.forwarding(partial, rules) ?? rules,
+          ),
+      },
       models,
       link,
       present: function* () {
         for (const [device] of devices.list()) yield device;
       },
       uploading: () => ingest?.uploading ?? 0,
+      attached,
       onSealing: (round) => ingest?.endRound(round),
-      onProgress: (progress) => uplink?.progress(progress),
+      onProgress: (progress) => (downstream?.branches.ownProgress ?? uplink?.progress)?.(progress),
       onPartial: () => shipping.kick(),
-      onPlanRefused: (round, refusal) => uplink?.planRefused(round, refusal),
+      onPlanRefused: (round, refusal) =>
+        (downstream?.branches.ownRefused ?? uplink?.planRefused)?.(round, refusal),
       events,
       clock,
       time,
@@ -191,23 +217,55 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     modelParts = createParts({ models, recover: publications.recover, link, replies, clock });
     teardown.push(() => modelParts?.close());
 
+    if (config.downstream !== undefined) {
+      downstream = await openDownstream({
+        config: { ...config, downstream: config.downstream },
+        disk,
+        store,
+        outbox,
+        storage,
+        models,
+        publications,
+        rounds,
+        above: ancestry.above,
+        onDeviceChange: (change) => uplink?.deviceChanged(change),
+        onProgress: (progress) => uplink?.progress(progress),
+        onPlanRefused: (round, refusal) => uplink?.planRefused(round, refusal),
+        onPartial: () => shipping.kick(),
+        events,
+        clock,
+        time,
+        ...(parts.listenDownstream && { listen: parts.listenDownstream }),
+      });
+      teardown.push(() => downstream?.close());
+      const { port } = downstream;
+      events({ level: "info", name: "downstream-started", gateway, port });
+    }
+    const running = downstream?.branches ?? rounds;
+    const openRounds = () => [...rounds.openRounds(), ...(downstream?.branches.openRounds() ?? [])];
+
     const facts: UplinkFacts = {
       hello: () => ({
         gateway,
         site,
         incarnation: store.incarnation,
         softwareVersion: options.softwareVersion,
-        rounds: [...rounds.openRounds(), ...outbox.rounds()],
-        below: [],
+        rounds: [...new Set([...openRounds(), ...outbox.rounds()])],
+        below: downstream?.roll.names() ?? [],
         nowMs: BigInt(Math.round(clock.nowMs())),
       }),
-      devices: () => devices.list(),
-      progress: () => rounds.progress(),
+      *devices() {
+        for (const entry of devices.list()) {
+          if (downstream?.roll.placeOf(entry[0]) === undefined) yield entry;
+        }
+        yield* downstream?.roll.list() ?? [];
+      },
+      progress: () => running.progress(),
       heartbeat() {
         void storage.refresh();
         const { refusals, duplicates } = replies.counts;
         return {
-          connectedDevices: devices.count,
+          connectedDevices: devices.count + (downstream?.roll.deviceCount ?? 0),
           outboxPartials: outbox.count,
           outboxBytes: BigInt(outbox.bytes),
           oldestAgeMs: BigInt(Math.round(outbox.oldestAgeMs())),
@@ -228,11 +286,23 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         onAttached({ nowMs }) {
           time.hear(Number(nowMs));
           models.kick();
+          rounds.attached();
           shipping.kick();
         },
-        onRoundOpened: rounds.open,
-        onRoundClosed: rounds.closed,
-        onPublished: publications.published,
+        onPath(path) {
+          ancestry.heard(path);
+          downstream?.pathChanged();
+        },
+        onLoop(message) {
+          events({ level: "error", name: "gateway-loop", gateway, message });
+          ancestry.loop(message);
+        },
+        onRoundOpened: running.open,
+        onRoundClosed: running.closed,
+        onPublished(session, manifest, layout) {
+          publications.published(session, manifest, layout);
+          downstream?.published(session, manifest, layout);
+        },
       },
       events,
       clock,
@@ -257,7 +327,13 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const { incarnation } = store;
     events({ level: "info", name: "gateway-started", gateway, site, incarnation, port });
     teardown.push(() => events({ level: "info", name: "gateway-stopped", gateway }));
-    return { mqttPort: port, incarnation, close };
+    return {
+      mqttPort: port,
+      downstreamPort: downstream?.port,
+      incarnation,
+      failed: ancestry.failed,
+      close,
+    };
   } catch (error) {
     await close();
     throw adviseRepair(error, dataDir);

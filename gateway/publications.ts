@@ -14,6 +14,7 @@ import type { PublishedRecord, Store } from "./store.js";
 export type Publications = {
   published(session: string, manifest: Uint8Array, layout: Uint8Array): void;
   greet(device: string): void;
+  list(): (readonly [string, PublishedRecord])[];
   /** Wants a published model again that the cache has let go; whether it is one. */
   recover(digest: string): boolean;
 };
@@ -66,6 +67,7 @@ export async function createPublications(options: PublicationsOptions): Promise<
         link.sendAll(device, "published", encodePublished(session, record));
       }
     },
+    list: () => [...newest],
     recover(digest) {
       for (const { manifest } of newest.values()) {
         if (manifest.digest !== digest) continue;

@@ -26,6 +26,8 @@ function uplinkTo(address: string, devices: Map<string, DeviceRecord>, handlers 
   const upstream = createUpstream(address, clock);
   const defaults: UplinkHandlers = {
     onAttached() {},
+    onPath() {},
+    onLoop() {},
     onRoundOpened() {},
     onRoundClosed() {},
     onPublished() {},

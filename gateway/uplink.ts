@@ -11,6 +11,7 @@ import type {
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import { jitteredBackoff, type Random } from "@tributary/proto/host/random.js";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
 import type { Refusal } from "@tributary/proto/wire/verdict.js";
 import type { DeviceChange, DeviceRecord } from "./devices.js";
@@ -20,6 +21,10 @@ import type { AttachCall, Upstream } from "./upstream.js";
 
 export type UplinkHandlers = {
   onAttached(welcome: Welcome): void;
+  /** What is above, the upstream first and the root last: at each attachment, and when it changes. */
+  onPath(path: readonly string[]): void;
+  /** The upstream is, or would be, below this gateway. The link is given up, and tried again. */
+  onLoop(message: string): void;
   onRoundOpened(opened: RoundOpened): void;
   onRoundClosed(round: string, outcome: string): void;
   onPublished(session: string, manifest: Uint8Array, layout: Uint8Array): void;
@@ -111,7 +116,12 @@ export function createUplink(options: UplinkOptions): Uplink {
     call.on("data", (message) => {
       if (!attempt.over) receive(attempt, message);
     });
-    call.on("error", (error) => lose(attempt, error.message));
+    call.on("error", (error) => {
+      if (error instanceof TributaryError && error.code === "gateway-loop") {
+        return loop(attempt, error.message);
+      }
+      lose(attempt, error.message);
+    });
     call.on("end", () => lose(attempt, "the upstream ended the stream"));
     call.on("drain", () => {
       draining = false;
@@ -132,6 +142,12 @@ export function createUplink(options: UplinkOptions): Uplink {
     const retryMs = jitteredBackoff(random, failures++, backoff);
     events({ level: "warn", name: "uplink-lost", reason, retryMs: Math.round(retryMs) });
     retryTimer = clock.setTimer(retryMs, connect);
+  }
+
+  function loop(attempt: Attempt, message: string): void {
+    if (attempt.over || closed) return;
+    lose(attempt, message);
+    handlers.onLoop(message);
   }
 
   function receive(attempt: Attempt, { message }: AttachResponse): void {
@@ -155,7 +171,13 @@ export function createUplink(options: UplinkOptions): Uplink {
   }
 
   function welcome(attempt: Attempt, value: Welcome): void {
-    if (attempt.attached) return;
+    const { path } = value;
+    const { gateway, below } = facts.hello();
+    const twice = path.find((name) => name === gateway || below.includes(name));
+    if (twice !== undefined || path.length > wire.tiers) {
+      return loop(attempt, `the path to the cloud is a loop: ${[gateway, ...path].join(" < ")}`);
+    }
+    if (attempt.attached) return handlers.onPath(path);
     if (!(wire.protocolVersions as readonly number[]).includes(value.protocolVersion)) {
       return lose(attempt, `the upstream speaks protocol version ${value.protocolVersion}`);
     }
@@ -169,6 +191,7 @@ export function createUplink(options: UplinkOptions): Uplink {
     flush();
     const asked = value.heartbeatIntervalMs;
     beat(attempt, Math.min(limits.heartbeatMaxMs, Math.max(limits.heartbeatMinMs, asked)));
+    handlers.onPath(path);
     handlers.onAttached(value);
   }
 
@@ -241,9 +264,10 @@ export function createUplink(options: UplinkOptions): Uplink {
   };
 }
 
-function describeDevice(device: string, record: DeviceRecord): Device {
-  const attributes = Buffer.from(encodeCbor(record.attributes));
-  return { device, sdk: record.sdk, attributes, site: "", gateway: "" };
+function describeDevice(device: string, { sdk, attributes: announced, at }: DeviceRecord): Device {
+  const attributes = Buffer.from(encodeCbor(announced));
+  const { site = "", gateway = "" } = at ?? {};
+  return { device, sdk, attributes, site, gateway };
 }
 
 function fullDeviceList(devices: Iterable<readonly [string, DeviceRecord]>): AttachRequest[] {

@@ -1,4 +1,10 @@
-import { type ClientOptions, credentials, Metadata, status } from "@grpc/grpc-js";
+import {
+  type ClientOptions,
+  credentials,
+  Metadata,
+  type ServiceError,
+  status,
+} from "@grpc/grpc-js";
 import type {
   AttachRequest,
   AttachResponse,
@@ -10,6 +16,8 @@ import type {
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { ReducerServiceClient } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock } from "@tributary/proto/host/clock.js";
+import { CODE_KEY } from "@tributary/proto/tier/grpc-status.js";
+import { isCode, isRetryable } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
 import { limits } from "./limits.js";
@@ -72,7 +80,18 @@ export function createUpstream(address: string, clock: Clock): Upstream {
   }
 
   return {
-    attach: () => client.attach(),
+    attach() {
+      const call = client.attach();
+      return {
+        write: (message) => call.write(message),
+        // biome-ignore lint/suspicious/noExplicitAny: the port's events are a part of the stream's own
+        on(event: string, listener: (value: any) => void) {
+          if (event !== "error") return call.on(event, listener);
+          return call.on(event, (error: Error) => listener(refusedWith(error)));
+        },
+        cancel: () => call.cancel(),
+      };
+    },
     openPartial(request) {
       return new Promise((resolve, reject) => {
         const options = within(limits.callTimeoutMs);
@@ -140,6 +159,13 @@ export function createUpstream(address: string, clock: Clock): Upstream {
 
 function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** The error that ends a control stream, with the code that the upstream refused it with. */
+function refusedWith(error: Error): Error {
+  const [code] = (error as Partial<ServiceError>).metadata?.get(CODE_KEY) ?? [];
+  if (!isCode(code)) return error;
+  return new TributaryError(code, error.message, { retryable: isRetryable(code), cause: error });
 }
 
 function linkError(call: string, cause: unknown): TributaryError {

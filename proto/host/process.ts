@@ -13,13 +13,14 @@ export const exitCodes = {
   internal: 70,
   /** The disk does not take what must be written. */
   cannotWrite: 73,
+  /** The configuration, or the place in the tree that it gives a tier. */
   config: 78,
   interrupted: 130,
 } as const;
 
 export function exitCodeOf(error: unknown): number {
   if (!(error instanceof TributaryError)) return exitCodes.internal;
-  if (error.code.startsWith("config-")) return exitCodes.config;
+  if (error.code.startsWith("config-") || error.code === "gateway-loop") return exitCodes.config;
   if (["link-failed", "port-in-use", "store-unreachable"].includes(error.code)) {
     return exitCodes.unavailable;
   }
@@ -41,7 +42,11 @@ export function describeError(error: unknown): string {
 }
 
 /** Something that runs until it is closed. */
-export type Running = { close(): Promise<void> };
+export type Running = {
+  close(): Promise<void>;
+  /** Rejects when it cannot go on. It is closed all the same. */
+  readonly failed?: Promise<never>;
+};
 
 /**
  * Runs a tier until SIGINT or SIGTERM, then closes it; a second signal ends the process at once
@@ -71,8 +76,13 @@ export async function runUntilSignal(
   });
   try {
     const running = await Promise.race([start(), broken]);
-    await Promise.race([signalled, broken]);
+    const failed = running.failed ?? broken;
+    let failure: unknown;
+    await Promise.race([signalled, failed, broken]).catch((error: unknown) => {
+      failure = error;
+    });
     await Promise.race([running.close(), broken]);
+    if (failure !== undefined) throw failure;
     return exitCodes.ok;
   } catch (error) {
     report(describeError(error));

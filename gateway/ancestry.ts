@@ -1,0 +1,38 @@
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { ROOT } from "./config.js";
+
+/**
+ * What is above a gateway, as its upstream told. A gateway that is above itself can never reach the
+ * root: when that shows before it has once done so, its place is set up wrong, and it fails. Later it
+ * is somebody else's change that closed the loop, and the link is only tried again.
+ */
+export type Ancestry = {
+  /** The upstream first; the root last, once it is known. */
+  above(): readonly string[];
+  heard(path: readonly string[]): void;
+  loop(message: string): void;
+  /** Rejects with `gateway-loop`. */
+  readonly failed: Promise<never>;
+};
+
+export function createAncestry(): Ancestry {
+  let path: readonly string[] = [];
+  let rooted = false;
+  let fail: (error: TributaryError) => void = () => {};
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  failed.catch(() => {}); // whoever runs the gateway may listen, or not
+  return {
+    above: () => path,
+    heard(next) {
+      path = next;
+      // An upstream that tells no path is a cloud from before there were gateways above gateways.
+      rooted ||= path.length === 0 || path.at(-1) === ROOT;
+    },
+    loop(message) {
+      if (!rooted) fail(new TributaryError("gateway-loop", message));
+    },
+    failed,
+  };
+}

@@ -1,0 +1,49 @@
+import { identityText, type PartialIdentity } from "@tributary/proto/tier/identity.js";
+import type { BranchRecord, Store } from "./store.js";
+
+/**
+ * Which Partial brought which contribution to a round, and who may bring it: what keeps two Partials
+ * from bringing the same one, across restarts. It is noted before the Partial is received, so what is
+ * noted may still be on its way; it then comes again under the same identity.
+ */
+export type Takings = {
+  /** Whether the round gave the device to this gateway, in this life of it. */
+  expects(identity: PartialIdentity, device: string): boolean;
+  /** Whether another Partial has brought the device's contribution. */
+  taken(identity: PartialIdentity, device: string): boolean;
+  note(identity: PartialIdentity, devices: readonly string[]): void;
+  /** How many contributions of a member were durable when the gateway started. */
+  receivedOf(gateway: string): number;
+};
+
+export async function openTakings(
+  store: Pick<Store, "takings" | "received">,
+  { round, members }: BranchRecord,
+): Promise<Takings> {
+  const rosters = new Map(
+    members.map(({ gateway, incarnation, roster }) => [
+      `${gateway}.${incarnation}`,
+      new Set(roster),
+    ]),
+  );
+  const bringer = new Map<string, string>();
+  const received = new Map<string, number>();
+  for (const record of await store.takings(round)) {
+    for (const device of record.devices) bringer.set(device, identityText(record));
+    if ((await store.received(record)) === undefined) continue;
+    const { gateway, devices } = record;
+    received.set(gateway, (received.get(gateway) ?? 0) + devices.length);
+  }
+  return {
+    expects: ({ gateway, incarnation }, device) =>
+      rosters.get(`${gateway}.${incarnation}`)?.has(device) === true,
+    taken(identity, device) {
+      const by = bringer.get(device);
+      return by !== undefined && by !== identityText(identity);
+    },
+    note(identity, devices) {
+      for (const device of devices) bringer.set(device, identityText(identity));
+    },
+    receivedOf: (gateway) => received.get(gateway) ?? 0,
+  };
+}

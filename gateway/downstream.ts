@@ -1,0 +1,159 @@
+import { roundsOf, type Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import type { AttachResponse, RoundProgress } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import type { Clock } from "@tributary/proto/host/clock.js";
+import type { Disk } from "@tributary/proto/host/disk.js";
+import { createAttachments, type Members } from "@tributary/proto/tier/attach.js";
+import { listenGrpc } from "@tributary/proto/tier/grpc-server.js";
+import { createInbox } from "@tributary/proto/tier/inbox.js";
+import { createService } from "@tributary/proto/tier/service.js";
+import { SPOOL_FOLDER } from "@tributary/proto/tier/spool.js";
+import { encodeCbor } from "@tributary/proto/wire/cbor.js";
+import type { Refusal } from "@tributary/proto/wire/verdict.js";
+import { type Branches, createBranches, type OwnRounds } from "./branches.js";
+import type { GatewayConfig } from "./config.js";
+import type { DeviceChange } from "./devices.js";
+import type { GatewayEvents } from "./events.js";
+import { createIntake } from "./intake.js";
+import type { Models } from "./models.js";
+import { createModelsBelow } from "./models-below.js";
+import type { Forwarding, Outbox } from "./outbox.js";
+import type { Publications } from "./publications.js";
+import { createRoll, type Roll } from "./roll.js";
+import type { SiteTime } from "./site-time.js";
+import type { Storage } from "./storage.js";
+import type { Store } from "./store.js";
+
+/** The side of a regional gateway that serves gateways below: it is their upstream, as the cloud is its. */
+export type Downstream = {
+  /** The port on which gateways attach. */
+  readonly port: number;
+  readonly roll: Roll;
+  readonly branches: Branches;
+  /** How a Partial of the own devices travels on: with those from below, when its round has some. */
+  forwarding(partial: Sum, forwarding: Forwarding): Forwarding;
+  published(session: string, manifest: Uint8Array, layout: Uint8Array): void;
+  /** More of a model can be read here. */
+  modelProgressed(digest: string): void;
+  /** What is above this gateway has changed. */
+  pathChanged(): void;
+  close(): Promise<void>;
+};
+
+export type DownstreamOptions = {
+  readonly config: Pick<GatewayConfig, "gateway" | "absentGraceMs" | "modelCacheBytes"> & {
+    readonly downstream: NonNullable<GatewayConfig["downstream"]>;
+  };
+  readonly disk: Disk;
+  readonly store: Store;
+  readonly outbox: Outbox;
+  readonly storage: Pick<Storage, "fits">;
+  readonly models: Models;
+  readonly publications: Pick<Publications, "list" | "recover">;
+  readonly rounds: OwnRounds;
+  /** What is above, the upstream first and the root last; empty as long as that is not known. */
+  readonly above: () => readonly string[];
+  readonly onDeviceChange: (change: DeviceChange) => void;
+  readonly onProgress: (progress: RoundProgress) => void;
+  readonly onPlanRefused: (round: string, refusal: Refusal) => void;
+  /** Something may be shipped. */
+  readonly onPartial: () => void;
+  readonly events: GatewayEvents;
+  readonly clock: Clock;
+  readonly time: SiteTime;
+  readonly listen?: typeof listenGrpc;
+};
+
+/** Failure: `port-in-use`. */
+export async function openDownstream(options: DownstreamOptions): Promise<Downstream> {
+  const { config, disk, store, outbox, models, publications, events, clock, time } = options;
+  const { listen: address, heartbeatIntervalMs, heartbeatMissedMs } = config.downstream;
+  await disk.remove(SPOOL_FOLDER); // whoever sent it is told that nothing arrived
+  const roll = createRoll(options.onDeviceChange);
+  const attachments = createAttachments({
+    clock,
+    gateways: roll.gateways,
+    devices: roll.devices,
+    events,
+    upstream: config.gateway,
+    above: options.above,
+    nowMs: () => (time.trusted ? time.nowMs() : 0),
+    heartbeatIntervalMs,
+    heartbeatMissedMs,
+  });
+  const branches = await createBranches({
+    absentGraceMs: config.absentGraceMs,
+    modelCacheBytes: config.modelCacheBytes,
+    store,
+    outbox,
+    models,
+    rounds: options.rounds,
+    roll,
+    send: attachments.links.send,
+    onProgress: options.onProgress,
+    onPlanRefused: options.onPlanRefused,
+    onReleased: options.onPartial,
+    events,
+    clock,
+    time,
+  });
+  const intake = createIntake({
+    store,
+    outbox,
+    branches,
+    storage: options.storage,
+    onKept: options.onPartial,
+    events,
+  });
+  const inbox = createInbox(disk, clock, intake);
+  const modelsBelow = createModelsBelow({ models, recover: publications.recover, clock });
+  const members: Members = {
+    fleetChanged() {},
+    async attached(gateway, rounds) {
+      const known = publications
+        .list()
+        .map(([session, { manifest, layout }]) =>
+          modelPublished(session, encodeCbor(manifest), encodeCbor(layout)),
+        );
+      return [...known, ...branches.attached(gateway, rounds)];
+    },
+    detached: branches.detached,
+    progressed: branches.progressed,
+    planRefused: branches.planRefused,
+    telemetry: async () => undefined,
+  };
+  const service = createService({
+    clock,
+    attachments,
+    members,
+    inbox,
+    openModel: (_model, digest) => modelsBelow.open(digest),
+    events,
+  });
+  const server = await (options.listen ?? listenGrpc)(service, address, clock, events);
+  return {
+    port: server.port,
+    roll,
+    branches,
+    forwarding(partial, forwarding) {
+      const newest = roundsOf(partial).at(-1) ?? "";
+      return branches.view(newest)?.open === true ? { ...forwarding, held: newest } : forwarding;
+    },
+    published(session, manifest, layout) {
+      attachments.links.broadcast(modelPublished(session, manifest, layout));
+    },
+    modelProgressed: modelsBelow.progressed,
+    pathChanged: attachments.pathChanged,
+    async close() {
+      attachments.close();
+      modelsBelow.close();
+      await server.close();
+      await inbox.close();
+      await branches.close();
+    },
+  };
+}
+
+function modelPublished(session: string, manifest: Uint8Array, layout: Uint8Array): AttachResponse {
+  const value = { session, manifest: Buffer.from(manifest), layout: Buffer.from(layout) };
+  return { message: { $case: "modelPublished", value } };
+}
