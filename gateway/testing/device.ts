@@ -46,8 +46,9 @@ export type TestDevice = {
 export async function connectDevice(
   port: number,
   device: string,
-  options: IClientOptions = {},
+  options: IClientOptions & { readonly site?: string } = {},
 ): Promise<TestDevice> {
+  const { site = "plant", ...connection } = options;
   const client = await connectAsync({
     host: "127.0.0.1",
     port,
@@ -55,7 +56,7 @@ export async function connectDevice(
     clientId: device,
     keepalive: wire.mqttKeepaliveSeconds,
     reconnectPeriod: 0,
-    ...options,
+    ...connection,
   });
   client.on("error", () => {});
   const messages: Message[] = [];
@@ -84,11 +85,11 @@ export async function connectDevice(
     },
     say: (kind, header, payload) => self.raw(kind, encodeEnvelope(header, payload)),
     async raw(kind, bytes) {
-      const topic = upTopic("plant", device, "hello").replace(/hello$/, kind);
+      const topic = upTopic(site, device, "hello").replace(/hello$/, kind);
       await client.publishAsync(topic, Buffer.from(bytes), { qos: 1 });
     },
     async hello() {
-      await client.subscribeAsync([...deviceFilters("plant", device)], { qos: 1 });
+      await client.subscribeAsync([...deviceFilters(site, device)], { qos: 1 });
       const before = self.got("welcome").length;
       await self.say("hello", { sdk: "test/1", attributes: { cores: 2 } });
       await self.next("welcome", before + 1);

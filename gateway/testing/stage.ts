@@ -28,7 +28,7 @@ export type Stage = {
   /** A gateway as a process of its own, to be killed. */
   process(dir: string, upstream: string): Promise<{ mqttPort: number; kill(): Promise<void> }>;
   /** A connected device that has been welcomed. */
-  device(gateway: { mqttPort: number }, name: string): Promise<TestDevice>;
+  device(gateway: { mqttPort: number }, name: string, site?: string): Promise<TestDevice>;
   close(): Promise<void>;
 };
 
@@ -84,8 +84,8 @@ export function createStage(): Stage {
       const [line] = await once(createInterface({ input: child.stdout }), "line");
       return { mqttPort: Number(line), kill };
     },
-    async device(gateway, name) {
-      const device = await connectDevice(gateway.mqttPort, name);
+    async device(gateway, name, site = "plant") {
+      const device = await connectDevice(gateway.mqttPort, name, { site });
       opened.push(() => device.close());
       await device.hello();
       return device;
