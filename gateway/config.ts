@@ -1,5 +1,7 @@
 import { idSchema } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
+import { limits } from "./limits.js";
+import { windowsSchema } from "./windows.js";
 
 const MIB = 1024 * 1024;
 
@@ -62,6 +64,14 @@ const reconnectSchema = z
   .refine((r) => r.baseMs <= r.capMs, { message: "baseMs must not be larger than capMs" })
   .prefault({});
 
+const uplinkSchema = z
+  .strictObject({
+    ...windowsSchema,
+    /** The most that Partials and telemetry may send, in bytes a second; without a bound when left out. */
+    bytesPerSecond: z.number().int().min(limits.bytesPerSecondMin).optional(),
+  })
+  .prefault({});
+
 /** What an operator may set of a gateway. Sizes in bytes, times in milliseconds. */
 export const configSchema = z
   .strictObject({
@@ -102,6 +112,7 @@ export const configSchema = z
     /** How long a round waits for roster devices that are not connected when it opens. */
     absentGraceMs: z.number().int().min(0).max(600_000).default(5_000),
     reconnect: reconnectSchema,
+    uplink: uplinkSchema,
     log: z.enum(["text", "json"]).default("text"),
   })
   .refine((c) => !isOwn(c.upstream, c.downstream?.listen.port ?? 0), {

@@ -21,6 +21,7 @@ import { type Models, openModels } from "./models.js";
 import { openOutbox } from "./outbox.js";
 import { createParts, type Parts } from "./parts.js";
 import { createPublications } from "./publications.js";
+import { createRate } from "./rate.js";
 import { adviseRepair } from "./repair-advice.js";
 import { createReplies } from "./replies.js";
 import { createRounds, type Rounds } from "./rounds.js";
@@ -30,6 +31,7 @@ import { createStorage } from "./storage.js";
 import { type Database, openStore } from "./store.js";
 import { createUplink, type Uplink, type UplinkFacts } from "./uplink.js";
 import { createUpstream, type Upstream } from "./upstream.js";
+import { createWindows, type Windows, whileOpen, windowTimeMs } from "./windows.js";
 
 export type Gateway = {
   /** The port on which the broker listens. */
@@ -106,29 +108,36 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     teardown.push(() => upstream.close());
     // Made below; what is above them calls them only once all stand.
     let uplink: Uplink | undefined;
+    let windows: Windows | undefined;
     let ingest: Ingest | undefined;
     let modelParts: Parts | undefined;
     let downstream: Downstream | undefined;
     const ancestry = createAncestry();
     const attached = () => uplink?.attached ?? false;
 
+    const rate = createRate(config.uplink.bytesPerSecond, clock);
     const shipping: Shipping = createShipping({
       gateway,
       incarnation: store.incarnation,
       outbox,
       upstream,
       attached,
+      rate,
       events,
       clock,
       random,
       backoff,
     });
     teardown.push(() => shipping.close());
+    teardown.push(() => rate.close());
 
     const models: Models = await openModels({
       disk,
       store,
-      upstream,
+      upstream: {
+        fetchModel: (request) =>
+          whileOpen(upstream.fetchModel(request), () => windows?.open ?? true),
+      },
       attached,
       cacheBytes: config.modelCacheBytes,
       onProgress(digest) {
@@ -299,6 +308,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         },
         onRoundOpened: running.open,
         onRoundClosed: running.closed,
+        onTelemetryReceipt() {},
         onPublished(session, manifest, layout) {
           publications.published(session, manifest, layout);
           downstream?.published(session, manifest, layout);
@@ -310,6 +320,15 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       backoff,
     });
     teardown.push(() => uplink?.close());
+
+    windows = createWindows({
+      ...config.uplink,
+      clock,
+      trustedMs: () => windowTimeMs(time, clock),
+      onChange: (open) => uplink?.allow(open),
+      events,
+    });
+    teardown.push(() => windows?.close());
 
     inbound.connect({
       welcome: { gateway, site, incarnation: store.incarnation },
@@ -323,6 +342,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       events,
     });
     const port = await link.listen(config.listen.host, config.listen.port);
+    windows.start();
     uplink.start();
     const { incarnation } = store;
     events({ level: "info", name: "gateway-started", gateway, site, incarnation, port });

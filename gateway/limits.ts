@@ -75,6 +75,15 @@ export const limits = {
   heartbeatMinMs: 250,
   heartbeatMaxMs: 60_000,
 
+  /** So many failures to send in a row have the bytes of the Partial checked. */
+  failuresToCheck: 4,
+  /** Windows of the uplink. More are a config error. */
+  uplinkWindows: 16,
+  /** The smallest piece of a Partial that a byte rate waits for, in bytes. */
+  ratePieceBytes: 1_024,
+  /** The lowest byte rate: a piece a second, so that the upstream sees the transfer move. */
+  bytesPerSecondMin: 1_024,
+
   /** Sealed Partials in the outbox. At this count updates are refused with `storage-full`. */
   outboxPartials: 10_000,
   /**
@@ -94,6 +103,12 @@ export const limits = {
   timeWriteMs: 60_000,
   /** A wall clock that is further than this from the upstream's time is reported, in milliseconds. */
   clockSkewMs: 30_000,
+  /**
+   * Site rounds without an uplink that nobody contributes to: the pause after the first, in
+   * milliseconds. Each in a row doubles it, up to the longest.
+   */
+  sitePauseFirstMs: 5_000,
+  sitePauseMaxMs: 15 * 60_000,
   /** Between two attempts to seal a round whose Partial could not be written, in milliseconds. */
   sealRetryMs: 2_000,
 } as const;

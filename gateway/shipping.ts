@@ -2,7 +2,9 @@ import type { PartialId, PartialState } from "@tributary/proto/gen/tributary/v1/
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import { jitteredBackoff, type Random } from "@tributary/proto/host/random.js";
 import type { GatewayEvents } from "./events.js";
+import { limits } from "./limits.js";
 import type { Outbox } from "./outbox.js";
+import type { Rate } from "./rate.js";
 import type { OutboxRecord } from "./store.js";
 import type { Upstream } from "./upstream.js";
 
@@ -17,9 +19,10 @@ export type Shipping = {
 export type ShippingOptions = {
   readonly gateway: string;
   readonly incarnation: string;
-  readonly outbox: Pick<Outbox, "next" | "read" | "remove" | "expire">;
-  readonly upstream: Upstream;
+  readonly outbox: Pick<Outbox, "next" | "read" | "check" | "remove" | "expire">;
+  readonly upstream: Pick<Upstream, "openPartial" | "sendPartial">;
   readonly attached: () => boolean;
+  readonly rate: Pick<Rate, "pieceBytes" | "take">;
   readonly events: GatewayEvents;
   readonly clock: Clock;
   readonly random: Random;
@@ -27,7 +30,7 @@ export type ShippingOptions = {
 };
 
 export function createShipping(options: ShippingOptions): Shipping {
-  const { outbox, upstream, events, clock, random, backoff } = options;
+  const { outbox, upstream, attached, rate, events, clock, random, backoff } = options;
   let running: Promise<void> | undefined;
   let retry: Timer | undefined;
   let failures = 0;
@@ -47,17 +50,29 @@ export function createShipping(options: ShippingOptions): Shipping {
     if (await settle(entry, opened)) return true;
     const offset = Number(opened.receivedBytes);
     if (offset > bytes) throw new Error(`the upstream holds ${offset} bytes of ${bytes}`);
-    const sent = await upstream.sendPartial(id, offset, outbox.read(entry, offset));
+    const sent = await upstream.sendPartial(id, offset, paced(outbox.read(entry, offset)));
     return settle(entry, sent);
   }
 
+  /** The bytes as fast as the rate lets them go; stops in the middle when the link is given up. */
+  async function* paced(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const chunk of chunks) {
+      for (let at = 0; at < chunk.length; ) {
+        const piece = chunk.subarray(at, Math.min(chunk.length, at + rate.pieceBytes));
+        await rate.take(piece.length);
+        if (closed || !attached()) throw new Error("the uplink is away");
+        yield piece;
+        at += piece.length;
+      }
+    }
+  }
+
   async function settle(entry: OutboxRecord, state: PartialState): Promise<boolean> {
-    const { sequence, digest } = entry;
+    const { sequence, digest, bytes } = entry;
     const round = newestRound(entry);
     if (state.receipt?.digest === digest) {
       const { outcome, rule } = state.receipt;
       await outbox.remove(entry);
-      const { bytes } = entry;
       events({ level: "info", name: "partial-delivered", round, sequence, bytes, outcome, rule });
       return true;
     }
@@ -70,7 +85,7 @@ export function createShipping(options: ShippingOptions): Shipping {
   }
 
   async function run(): Promise<void> {
-    while (!closed && options.attached()) {
+    while (!closed && attached()) {
       let entry: OutboxRecord | undefined;
       try {
         entry = await outbox.next();
@@ -78,16 +93,26 @@ export function createShipping(options: ShippingOptions): Shipping {
         if (!(await deliver(entry))) throw new Error("the upstream asks for more bytes");
         failures = 0;
       } catch (cause) {
-        // The entry stays as it is, and OpenPartial will say where to go on.
         if (closed) return;
-        const { sequence = 0 } = entry ?? {};
-        const round = entry === undefined ? "" : newestRound(entry);
-        const reason = cause instanceof Error ? cause.message : String(cause);
-        events({ level: "warn", name: "partial-delayed", round, sequence, reason });
-        retry = clock.setTimer(jitteredBackoff(random, failures++, backoff), kick);
+        await delay(entry, cause);
         return;
       }
     }
+  }
+
+  /** The entry stays as it is, and OpenPartial will say where to go on. */
+  async function delay(entry: OutboxRecord | undefined, cause: unknown): Promise<void> {
+    const { sequence = 0 } = entry ?? {};
+    const round = entry === undefined ? "" : newestRound(entry);
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    events({ level: "warn", name: "partial-delayed", round, sequence, reason });
+    failures++;
+    // What the disk has spoilt since it was begun would be sent, and sent back, for ever.
+    if (entry !== undefined && failures % limits.failuresToCheck === 0) {
+      await outbox.check(entry).catch(() => {});
+    }
+    if (closed) return;
+    retry = clock.setTimer(jitteredBackoff(random, failures - 1, backoff), kick);
   }
 
   function kick(): void {

@@ -31,6 +31,7 @@ function uplinkTo(address: string, devices: Map<string, DeviceRecord>, handlers 
     onRoundOpened() {},
     onRoundClosed() {},
     onPublished() {},
+    onTelemetryReceipt() {},
   };
   const uplink = createUplink({
     upstream,

@@ -6,6 +6,8 @@ import type {
   Hello,
   RoundOpened,
   RoundProgress,
+  Telemetry,
+  TelemetryReceipt,
   Welcome,
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
@@ -28,6 +30,7 @@ export type UplinkHandlers = {
   onRoundOpened(opened: RoundOpened): void;
   onRoundClosed(round: string, outcome: string): void;
   onPublished(session: string, manifest: Uint8Array, layout: Uint8Array): void;
+  onTelemetryReceipt(receipt: TelemetryReceipt): void;
 };
 
 /** What the uplink asks for whenever it (re)attaches or beats. */
@@ -47,6 +50,10 @@ export type Uplink = {
   deviceChanged(change: DeviceChange): void;
   progress(progress: RoundProgress): void;
   planRefused(round: string, refusal: Refusal): void;
+  /** Whether it was handed to the link; its receipt, or the next attachment, follows. */
+  telemetry(message: Telemetry): boolean;
+  /** Outside its windows the link is given up and not tried; it is open until told otherwise. */
+  allow(open: boolean): void;
   start(): void;
   close(): void;
 };
@@ -97,6 +104,8 @@ export function createUplink(options: UplinkOptions): Uplink {
   let roundTripMs: number | undefined;
   let closed = false;
   let draining = false;
+  let started = false;
+  let allowed = true;
 
   function stopTimers(): void {
     for (const timer of [flushTimer, beatTimer, retryTimer, welcomeTimer]) timer?.cancel();
@@ -104,6 +113,7 @@ export function createUplink(options: UplinkOptions): Uplink {
   }
 
   function connect(): void {
+    if (!allowed) return;
     const attempt: Attempt = {
       call: upstream.attach(),
       attached: false,
@@ -144,6 +154,15 @@ export function createUplink(options: UplinkOptions): Uplink {
     retryTimer = clock.setTimer(retryMs, connect);
   }
 
+  function detach(): void {
+    stopTimers();
+    roundTripMs = undefined;
+    pending = emptyPending();
+    if (current === undefined || current.over) return;
+    current.over = true;
+    current.call.cancel();
+  }
+
   function loop(attempt: Attempt, message: string): void {
     if (attempt.over || closed) return;
     lose(attempt, message);
@@ -166,6 +185,8 @@ export function createUplink(options: UplinkOptions): Uplink {
       case "heartbeatEcho":
         if (message.value.sequence === beats) roundTripMs = clock.monotonicMs() - beatMs;
         return;
+      case "telemetryReceipt":
+        return handlers.onTelemetryReceipt(message.value);
       default: // a newer upstream's message is passed over
     }
   }
@@ -252,14 +273,26 @@ export function createUplink(options: UplinkOptions): Uplink {
       pending.refused.set(round, refusal);
       scheduleFlush();
     },
-    start: connect,
+    telemetry(value) {
+      const attempt = current;
+      if (attempt === undefined || !attached() || draining) return false;
+      write(attempt, { message: { $case: "telemetry", value } });
+      return true;
+    },
+    allow(open) {
+      if (open === allowed) return;
+      allowed = open;
+      if (!open) return detach();
+      failures = 0;
+      if (started && !closed) connect();
+    },
+    start() {
+      started = true;
+      connect();
+    },
     close() {
       closed = true;
-      stopTimers();
-      if (current !== undefined) {
-        current.over = true;
-        current.call.cancel();
-      }
+      detach();
     },
   };
 }

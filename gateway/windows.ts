@@ -1,0 +1,188 @@
+import type { Clock, Timer } from "@tributary/proto/host/clock.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { createTask, type ScheduledTask, validateDetailed } from "node-cron";
+import { z } from "zod";
+import type { GatewayEvents } from "./events.js";
+import { limits } from "./limits.js";
+import type { SiteTime } from "./site-time.js";
+
+const MINUTE_MS = 60_000;
+const DAY_MS = 24 * 60 * MINUTE_MS;
+
+const windowSchema = z
+  .strictObject({
+    /** When it begins: five cron fields, so at whole minutes. */
+    cron: z.string().superRefine((cron, context) => {
+      const problem = cronProblem(cron);
+      if (problem !== undefined) context.addIssue({ code: "custom", message: problem });
+    }),
+    /** How long it lasts, in milliseconds. */
+    durationMs: z
+      .number()
+      .int()
+      .min(MINUTE_MS)
+      .max(7 * DAY_MS),
+  })
+  .refine(({ cron, durationMs }) => durationMs < longestGapMs(cron), {
+    message: "the window begins again before it ends: it would never close; leave it out instead",
+    path: ["durationMs"],
+  });
+
+/** When a gateway may use its uplink; always, where no window is set. */
+export const windowsSchema = {
+  windows: z.array(windowSchema).max(limits.uplinkWindows).default([]),
+  /** Time zone of the cron fields, as IANA names it; the computer's own when left out. */
+  timezone: z.string().refine(isTimezone, { message: "must be an IANA time zone" }).optional(),
+};
+
+function cronProblem(cron: string): string | undefined {
+  const { valid, errors } = validateDetailed(cron);
+  if (!valid) return errors.map(({ message }) => message).join("; ");
+  // node-cron takes a sixth field, for seconds, in front.
+  if (cron.trim().split(/\s+/).length !== 5) return "must have five fields, for whole minutes";
+  return undefined;
+}
+
+function isTimezone(name: string): boolean {
+  try {
+    new Intl.DateTimeFormat("en", { timeZone: name });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The longest time from one beginning to the next; Infinity where fields of days make that vary. */
+function longestGapMs(cron: string): number {
+  const { fields } = validateDetailed(cron);
+  const daily = cron
+    .trim()
+    .split(/\s+/)
+    .slice(2)
+    .every((field) => field === "*");
+  if (fields === undefined || !daily) return Number.POSITIVE_INFINITY;
+  const starts = fields.hour
+    .flatMap((hour) => fields.minute.map((minute) => (hour * 60 + minute) * MINUTE_MS))
+    .sort((a, b) => a - b);
+  const next = [...starts.slice(1), (starts[0] as number) + DAY_MS];
+  return starts.reduce((most, start, i) => Math.max(most, (next[i] as number) - start), 0);
+}
+
+export type UplinkWindow = z.infer<typeof windowSchema>;
+
+/** Whether the uplink may be used now. */
+export type Windows = {
+  readonly open: boolean;
+  start(): void;
+  close(): void;
+};
+
+export type WindowsOptions = {
+  readonly windows: readonly UplinkWindow[];
+  readonly timezone?: string | undefined;
+  readonly clock: Pick<Clock, "setTimer">;
+  /** Wall-clock time as far as it can be trusted; undefined while it cannot. */
+  readonly trustedMs: () => number | undefined;
+  readonly onChange: (open: boolean) => void;
+  readonly events: GatewayEvents;
+};
+
+/**
+ * Opens and shuts the uplink by its windows. Several that overlap are one. While no time can be
+ * trusted they do not apply: the uplink is open, which is also how a gateway learns the time. When
+ * a window begins is node-cron's to say, minute by minute: it has no question for the beginning
+ * before a moment. So a window that would begin in the hour that spring leaves out does not open
+ * that day, and one in the hour that autumn repeats opens in both.
+ */
+export function createWindows(options: WindowsOptions): Windows {
+  const { windows, timezone, clock, trustedMs, events } = options;
+  const seen = windows.map(({ cron, durationMs }) => {
+    const task = createTask(cron, () => {}, timezone === undefined ? {} : { timezone });
+    return { durationMs, task, begun: lastBeginning(task, durationMs) };
+  });
+  let open = true;
+  let timer: Timer | undefined;
+
+  function openUntilMs(nowMs: number): number {
+    return seen.reduce((latest, { durationMs, begun }) => {
+      const atMs = begun(nowMs);
+      return atMs === undefined ? latest : Math.max(latest, atMs + durationMs);
+    }, Number.NEGATIVE_INFINITY);
+  }
+
+  function tick(): void {
+    const nowMs = trustedMs();
+    const untilMs = nowMs === undefined ? Number.POSITIVE_INFINITY : openUntilMs(nowMs);
+    const isOpen = nowMs === undefined || nowMs < untilMs;
+    // A window ends anywhere in a minute; a step of the clock shows at the next one.
+    const toMinuteMs = nowMs === undefined ? MINUTE_MS : MINUTE_MS - (nowMs % MINUTE_MS);
+    const toEndMs = nowMs === undefined || !isOpen ? MINUTE_MS : untilMs - nowMs;
+    timer = clock.setTimer(Math.max(1, Math.min(toMinuteMs, toEndMs)), tick);
+    if (isOpen === open) return;
+    open = isOpen;
+    events({ level: "info", name: "uplink-window", open, trusted: nowMs !== undefined });
+    options.onChange(open);
+  }
+
+  return {
+    get open() {
+      return open;
+    },
+    start() {
+      if (seen.length > 0) tick();
+    },
+    close() {
+      timer?.cancel();
+      for (const { task } of seen) void task.destroy();
+    },
+  };
+}
+
+/** What comes down while the uplink may be used; it breaks off in the middle when that ends. */
+export async function* whileOpen<T>(
+  messages: AsyncIterable<T>,
+  open: () => boolean,
+): AsyncGenerator<T> {
+  for await (const message of messages) {
+    if (!open()) throw new TributaryError("link-failed", "the uplink is shut", { retryable: true });
+    yield message;
+  }
+}
+
+/**
+ * The time that windows go by: the upstream's, advanced, where it was heard since the start, else
+ * the wall clock; undefined while that shows a time before the floor, and so cannot be right.
+ */
+export function windowTimeMs(
+  time: Pick<SiteTime, "upstreamMs" | "floorMs">,
+  clock: Pick<Clock, "nowMs">,
+): number | undefined {
+  const heardMs = time.upstreamMs();
+  if (heardMs !== undefined) return heardMs;
+  const wallMs = clock.nowMs();
+  return wallMs < time.floorMs() - limits.clockSkewMs ? undefined : wallMs;
+}
+
+/**
+ * The newest beginning at most `durationMs` before a moment; looks only at minutes that it has not
+ * seen, as long as time goes on.
+ */
+function lastBeginning(task: ScheduledTask, durationMs: number) {
+  let seenToMs = Number.NEGATIVE_INFINITY;
+  let begunMs: number | undefined;
+  return (nowMs: number): number | undefined => {
+    const minuteMs = Math.floor(nowMs / MINUTE_MS) * MINUTE_MS;
+    if (minuteMs < seenToMs) {
+      seenToMs = Number.NEGATIVE_INFINITY;
+      begunMs = undefined;
+    }
+    const oldestMs = Math.max(seenToMs, nowMs - durationMs);
+    for (let atMs = minuteMs; atMs > oldestMs; atMs -= MINUTE_MS) {
+      if (!task.match(new Date(atMs))) continue;
+      begunMs = atMs;
+      break;
+    }
+    seenToMs = minuteMs;
+    return begunMs;
+  };
+}
