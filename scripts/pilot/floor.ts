@@ -21,6 +21,8 @@ export type Site = SiteSpec & {
   readonly link: LinkProxy;
   gatewayProcess: TierProcess;
   readonly deviceProcess: TierProcess;
+  /** Where its gateway tells its status; undefined while it is down. */
+  statusUrl(): string | undefined;
   /** Starts the gateway again on the same data directory and port. */
   restartGateway(): Promise<void>;
 };
@@ -92,6 +94,7 @@ async function startSite(
       gatewayConfig(port),
     );
   const first = await startGateway(0);
+  let statusPort = statusPortIn(first.line);
   const mqttPort = portIn(first.line, "port");
   const devices = await startTier(
     processes,
@@ -114,8 +117,14 @@ async function startSite(
     link,
     gatewayProcess: first.process,
     deviceProcess: devices.process,
+    statusUrl: () =>
+      statusPort === undefined || !started.gatewayProcess.isRunning
+        ? undefined
+        : `http://127.0.0.1:${statusPort}/status.json`,
     async restartGateway() {
-      started.gatewayProcess = (await startGateway(mqttPort)).process;
+      const again = await startGateway(mqttPort);
+      started.gatewayProcess = again.process;
+      statusPort = statusPortIn(again.line);
     },
   };
   return started;
@@ -133,6 +142,10 @@ async function startTier(
   await writeFile(file, `${JSON.stringify(config, undefined, 2)}\n`);
   const tierProcess = processes.start(name, [tier, "start", "--config", file]);
   return { process: tierProcess, line: await tierProcess.event(startedEvent) };
+}
+
+function statusPortIn(line: TierLine): number | undefined {
+  return typeof line.statusPort === "number" ? line.statusPort : undefined;
 }
 
 function portIn(line: TierLine, field: string): number {

@@ -1,10 +1,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { SessionView } from "@tributary/cloud/session-view.js";
+import type { ModelRow } from "@tributary/cloud/store/rows.js";
 import { type Api, firstOf } from "../cli/api.js";
+import type { BufferWatch } from "./buffers.js";
 import type { FaultSchedule } from "./faults/schedule.js";
 import type { Floor } from "./floor.js";
 import type { Mode, SessionSpec } from "./mode.js";
-import type { ProgressView } from "./progress/progress.js";
+import type { Curve, Progress, ProgressView, SiteProgress } from "./progress/progress.js";
 
 /** How often the session's status is read. */
 const POLL_MS = 50;
@@ -24,6 +26,7 @@ type Following = {
   readonly view: ProgressView;
   readonly elapsedMs: () => number;
   readonly faults: FaultSchedule | undefined;
+  readonly buffers: BufferWatch;
   /** Rejects when a process ended that nobody asked to end. */
   readonly broken: Promise<never>;
 };
@@ -44,6 +47,7 @@ async function pollUntilEnd(
 ): Promise<Followed> {
   const { api, elapsedMs, faults, mode } = following;
   const accuracies = new Map<string, number>();
+  const losses: number[] = [];
   const startedMs = elapsedMs();
   let session = started;
   let head = session.head;
@@ -60,11 +64,14 @@ async function pollUntilEnd(
       head = session.head;
       const accuracy = await accuracyOf(api, mode, head);
       if (accuracy !== undefined) accuracies.set(head, accuracy);
+      else losses.push(...lossOf(await api.model(head)));
     }
     if (spec.isMain) faults?.step(momentOf(session, following.floor));
-    following.view.update(
-      progressOf(session, spec, following, accuracies, elapsedMs() - startedMs),
-    );
+    const curve: Curve =
+      losses.length > 0
+        ? { name: "loss", values: losses }
+        : { name: "accuracy", values: [...accuracies.values()] };
+    following.view.update(progressOf(session, spec, following, curve, elapsedMs() - startedMs));
   }
   await faults?.finish();
   if (session.state !== "finished") {
@@ -73,6 +80,11 @@ async function pollUntilEnd(
     );
   }
   return { session, accuracies };
+}
+
+/** The devices' own, of their training; none where they report none. */
+function lossOf({ metrics }: ModelRow): number[] {
+  return metrics.loss === undefined ? [] : [metrics.loss];
 }
 
 function stalled(session: SessionView): string {
@@ -114,28 +126,34 @@ function momentOf(session: SessionView, floor: Floor) {
 function progressOf(
   session: SessionView,
   spec: SessionSpec,
-  { floor, faults }: Following,
-  accuracies: ReadonlyMap<string, number>,
+  { floor, faults, buffers }: Following,
+  curve: Curve,
   elapsedMs: number,
-) {
+): Progress {
   const members = new Map(session.round?.gateways.map((member) => [member.gateway, member]));
   return {
     round: trainingRound(session),
     rounds: spec.params.rounds ?? 0,
     done: session.counts.models,
     phase: `${session.id}: ${session.activity}`,
-    accuracies: [...accuracies.values()],
+    curve,
     contributions: session.counts.merged,
     elapsedMs,
     sites: floor.sites.map((site, index) => ({
       site: site.site,
-      link: faults?.isCut(index) === true ? ("cut" as const) : ("up" as const),
-      process: faults?.isKilled(index) === true ? ("killed" as const) : ("up" as const),
+      link: faults?.isCut(index) === true ? "cut" : "up",
+      process: faults?.isKilled(index) === true ? "killed" : "up",
       devices: site.devices.length,
       folded: members.get(site.gateway)?.folded ?? 0,
       asked: members.get(site.gateway)?.offered ?? 0,
+      ...waitingAt(buffers, site.site),
     })),
   };
+}
+
+function waitingAt(buffers: BufferWatch, site: string): Pick<SiteProgress, "waiting"> {
+  const waiting = buffers.newest(site)?.is;
+  return waiting === undefined ? {} : { waiting };
 }
 
 /** Waits until every device is connected, so that the first round has the whole floor. */

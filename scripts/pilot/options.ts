@@ -1,4 +1,6 @@
 import { Command, InvalidArgumentError, Option } from "commander";
+import { FAULT_ROUNDS_MIN } from "./faults/schedule.js";
+import { type Outage, readOutage } from "./outage.js";
 
 export type PilotOptions = {
   readonly rounds: number | undefined;
@@ -6,6 +8,8 @@ export type PilotOptions = {
   readonly devices: number;
   readonly seed: number;
   readonly faults: boolean;
+  /** In place of the cut that the faults have: one that lasts for a time. */
+  readonly outage: Outage | undefined;
   readonly keep: boolean;
   readonly report: string | undefined;
   readonly csv: string | undefined;
@@ -48,6 +52,12 @@ export function readOptions(argv: readonly string[]): PilotOptions {
         .default(1),
     )
     .option("--no-faults", "cut no uplink and kill no gateway")
+    .addOption(
+      new Option(
+        "--outage <duration>",
+        "cut one site's uplink for so long, such as 10m or 6h; time-scaled",
+      ).argParser(readOutage),
+    )
     .option("--keep", "keep the data directory", false)
     .option("--report <file>", "write the report as JSON to this file")
     .option("--csv <dir>", "train on sensor logs: each folder a site, each CSV file a device")
@@ -60,12 +70,17 @@ export function readOptions(argv: readonly string[]): PilotOptions {
     command.error("error: --csv takes its sites and devices from the folders and files");
   }
   if (given.csv === undefined && isGiven("ignore")) command.error("error: --ignore needs --csv");
+  if (given.outage !== undefined && !given.faults)
+    command.error("error: --outage is a fault, and --no-faults wants none");
+  if (given.outage !== undefined && given.rounds < FAULT_ROUNDS_MIN)
+    command.error(`error: --outage needs at least ${FAULT_ROUNDS_MIN} rounds`);
   return {
     rounds: given.rounds,
     sites: given.sites,
     devices: given.devices,
     seed: given.seed,
     faults: given.faults,
+    outage: given.outage,
     keep: given.keep,
     report: given.report,
     csv: given.csv,

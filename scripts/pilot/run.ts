@@ -1,4 +1,5 @@
 import { createApi } from "../cli/api.js";
+import { type BufferWatch, watchBuffers } from "./buffers.js";
 import {
   createFaultSchedule,
   FAULT_ROUNDS_MIN,
@@ -9,6 +10,7 @@ import { type Floor, startFloor } from "./floor.js";
 import { assembled, downloadModel, drained, followSession } from "./follow.js";
 import type { Mode, ModeResult } from "./mode.js";
 import type { PilotOptions } from "./options.js";
+import { outageNote } from "./outage.js";
 import type { Processes } from "./processes.js";
 import type { ProgressView } from "./progress/progress.js";
 import { countContributions, judge, readBooks, roundEntries } from "./report/account.js";
@@ -44,9 +46,11 @@ export async function runPilot(run: PilotRun): Promise<PilotReport> {
   view.note(
     `cloud, ${floor.sites.length} gateways and ${run.mode.sites.flatMap((s) => s.devices).length} devices are up after ${(elapsedMs() / 1000).toFixed(1)} s`,
   );
+  const buffers = watchBuffers(floor.sites, elapsedMs);
   try {
-    return await withFloor(run, floor, broken);
+    return await withFloor(run, floor, buffers, broken);
   } finally {
+    buffers.stop();
     await floor.close();
   }
 }
@@ -54,6 +58,7 @@ export async function runPilot(run: PilotRun): Promise<PilotReport> {
 async function withFloor(
   run: PilotRun,
   floor: Floor,
+  buffers: BufferWatch,
   broken: Promise<never>,
 ): Promise<PilotReport> {
   const { mode, view, elapsedMs } = run;
@@ -62,6 +67,7 @@ async function withFloor(
   const accuracies = new Map<string, number>();
   const faults: FaultEntry[] = [];
   let finalModel: Uint8Array | undefined;
+  if (run.options.outage !== undefined) view.note(outageNote(run.options.outage));
   await assembled(
     api,
     mode.sites.reduce((sum, site) => sum + site.devices.length, 0),
@@ -73,13 +79,13 @@ async function withFloor(
     const schedule =
       spec.isMain && run.options.faults && (spec.params.rounds ?? 0) >= FAULT_ROUNDS_MIN
         ? createFaultSchedule(
-            planFaults(spec.params.rounds ?? 0, floor.sites.length),
+            planFaults(spec.params.rounds ?? 0, floor.sites.length, run.options.outage?.lastsMs),
             floor.sites.map(faultTarget),
             elapsedMs,
             view.note,
           )
         : undefined;
-    const following = { floor, api, mode, view, elapsedMs, faults: schedule, broken };
+    const following = { floor, api, mode, view, elapsedMs, faults: schedule, buffers, broken };
     const followed = await followSession(spec, following);
     sessions.push(followed.session.id);
     for (const [model, accuracy] of followed.accuracies) accuracies.set(model, accuracy);
@@ -90,6 +96,7 @@ async function withFloor(
   await drained(api, floor.sites.length, broken);
   view.note("every Partial has its receipt; checking the sums");
   const books = await readBooks(api, sessions);
+  buffers.stop();
   await floor.close();
   const audit = await readAudit(floor.auditDir);
   const findings = judge(books, audit);
@@ -114,10 +121,16 @@ async function withFloor(
     sites: mode.siteEntries,
     devices: mode.sites.reduce((sum, site) => sum + site.devices.length, 0),
     faults,
+    ...outageEntry(run.options.outage),
+    buffers: buffers.entries(),
     processes: run.processes.entries(),
     data: mode.provenance,
     ...(run.options.keep ? { directory: run.directory } : {}),
   };
+}
+
+function outageEntry(outage: PilotOptions["outage"]): Pick<PilotReport, "outage"> {
+  return outage === undefined ? {} : { outage: { ...outage, note: outageNote(outage) } };
 }
 
 function faultTarget(site: Floor["sites"][number]): FaultTarget {

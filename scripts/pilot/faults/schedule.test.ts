@@ -22,8 +22,9 @@ function floor(sites: number) {
 test("both faults fit any run that is long enough, one after the other", () => {
   for (let rounds = FAULT_ROUNDS_MIN; rounds < 200; rounds++) {
     const { cut, kill } = planFaults(rounds, 3);
-    assert.ok(cut.fromRound >= 2 && cut.toRound - cut.fromRound >= 1);
-    assert.ok(kill.inRound > cut.toRound && kill.inRound <= rounds, `${rounds} rounds`);
+    const length = "rounds" in cut.lasts ? cut.lasts.rounds : Number.NaN;
+    assert.ok(cut.fromRound >= 2 && length >= 1);
+    assert.ok(kill.inRound > cut.fromRound + length && kill.inRound <= rounds, `${rounds} rounds`);
     assert.notEqual(cut.site, kill.site);
   }
 });
@@ -89,4 +90,25 @@ test("a cut that begins late still lasts its rounds", () => {
   assert.deepEqual(calls, ["cut 1"]);
   schedule.step({ round: 21, isMidRound: () => false });
   assert.deepEqual(calls, ["cut 1", "restore 1"]);
+});
+
+test("an outage lasts its time, whatever round it is, and the kill waits for its end", () => {
+  const { calls, targets } = floor(3);
+  let nowMs = 0;
+  const schedule = createFaultSchedule(
+    planFaults(30, 3, 10_000),
+    targets,
+    () => nowMs,
+    () => {},
+  );
+  const step = (atMs: number, round: number) => {
+    nowMs = atMs;
+    schedule.step({ round, isMidRound: () => true });
+  };
+  step(1_000, 10);
+  step(10_999, 25);
+  assert.deepEqual(calls, ["cut 1"]);
+  step(11_000, 25);
+  assert.deepEqual(calls, ["cut 1", "restore 1", "kill 2"]);
+  assert.deepEqual([schedule.entries[0]?.fromMs, schedule.entries[0]?.toMs], [1_000, 11_000]);
 });

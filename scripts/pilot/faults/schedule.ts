@@ -2,9 +2,15 @@ import type { FaultEntry } from "../report/report.js";
 
 /** What the pilot does to a site, and when, in training rounds. */
 export type FaultPlan = {
-  readonly cut: { readonly site: number; readonly fromRound: number; readonly toRound: number };
+  readonly cut: {
+    readonly site: number;
+    readonly fromRound: number;
+    /** How long it lasts: so many rounds, or a time. */
+    readonly lasts: { readonly rounds: number } | { readonly ms: number };
+  };
   readonly kill: {
     readonly site: number;
+    /** Not before it, and not before the cut is over. */
     readonly inRound: number;
     /** Past it the site would not be back for the last rounds. */
     readonly lastRound: number;
@@ -17,14 +23,18 @@ export const FAULT_ROUNDS_MIN = 8;
 
 /**
  * A third into the run one site's uplink is cut in mid-round, so that receipted updates wait
- * behind it, and stays cut for several rounds; two thirds into the run another site's gateway is
+ * behind it, and stays cut for several rounds, or for `outageMs`; two thirds into the run another site's gateway is
  * killed in mid-round.
  */
-export function planFaults(rounds: number, sites: number): FaultPlan {
+export function planFaults(rounds: number, sites: number, outageMs?: number): FaultPlan {
   const fromRound = Math.max(2, Math.floor(rounds / 3));
   const length = Math.max(2, Math.min(4, Math.floor(rounds / 6)));
   return {
-    cut: { site: Math.min(1, sites - 1), fromRound, toRound: fromRound + length },
+    cut: {
+      site: Math.min(1, sites - 1),
+      fromRound,
+      lasts: outageMs === undefined ? { rounds: length } : { ms: outageMs },
+    },
     kill: {
       site: sites - 1,
       inRound: Math.max(fromRound + length + 1, Math.floor((rounds * 2) / 3)),
@@ -68,7 +78,8 @@ export function createFaultSchedule(
 ): FaultSchedule {
   const entries: FaultEntry[] = [];
   let cutState: "before" | "cut" | "after" = "before";
-  let restoreRound = plan.cut.toRound;
+  const { lasts } = plan.cut;
+  let isOver = (_round: number): boolean => false;
   let killState: "before" | "killed" | "after" = "before";
   let killing: Promise<void> = Promise.resolve();
   const at = (site: number): FaultTarget => {
@@ -121,12 +132,17 @@ export function createFaultSchedule(
         moment.isMidRound(plan.cut.site)
       ) {
         cut();
-        // Counted from the round it really began in: a fast run may be past the planned one.
-        restoreRound = moment.round + plan.cut.toRound - plan.cut.fromRound;
+        // Counted from where it really began: a fast run may be past the planned round.
+        const [fromMs, fromRound] = [elapsedMs(), moment.round];
+        isOver =
+          "ms" in lasts
+            ? () => elapsedMs() >= fromMs + lasts.ms
+            : (round) => round >= fromRound + lasts.rounds;
       }
-      if (cutState === "cut" && moment.round >= restoreRound) restore();
+      if (cutState === "cut" && isOver(moment.round)) restore();
       if (
         killState === "before" &&
+        cutState !== "cut" &&
         moment.round >= plan.kill.inRound &&
         moment.round <= plan.kill.lastRound &&
         moment.isMidRound(plan.kill.site)

@@ -8,6 +8,15 @@ export type SiteProgress = {
   /** Updates that the gateway holds of the open round, and devices that it asked. */
   readonly folded: number;
   readonly asked: number;
+  /** What waits for the uplink, where the gateway said so. */
+  readonly waiting?: { readonly bytes: number; readonly oldestMs: number };
+};
+
+/** What the models of the main session are judged by, one value a model. */
+export type Curve = {
+  /** Of the model on data that nobody trains on; or the loss that the devices reported. */
+  readonly name: "accuracy" | "loss";
+  readonly values: readonly number[];
 };
 
 export type Progress = {
@@ -16,7 +25,7 @@ export type Progress = {
   /** Rounds that made a model. */
   readonly done: number;
   readonly phase: string;
-  readonly accuracies: readonly number[];
+  readonly curve: Curve;
   readonly contributions: number;
   readonly sites: readonly SiteProgress[];
   readonly elapsedMs: number;
@@ -43,7 +52,7 @@ function plainView(out: Terminal): ProgressView {
   return {
     update(progress) {
       const line = summaryLine(progress);
-      const key = `${progress.round} ${progress.accuracies.length} ${siteStates(progress)}`;
+      const key = `${progress.round} ${progress.curve.values.length} ${siteStates(progress)}`;
       if (key === shown) return;
       shown = key;
       out.write(`${line}  ${siteStates(progress)}\n`);
@@ -53,22 +62,25 @@ function plainView(out: Terminal): ProgressView {
 }
 
 function siteStates(progress: Progress): string {
-  return progress.sites.map((site) => `${site.site} ${siteState(site)}`).join(", ");
-}
-
-function siteState(site: SiteProgress): string {
-  if (site.process === "killed") return "killed";
-  return site.link === "up" ? "up" : site.link;
+  return progress.sites.map((site) => `${site.site} ${stateOf(site)}`).join(", ");
 }
 
 function summaryLine(progress: Progress): string {
-  const accuracy = progress.accuracies.at(-1);
   return [
     `round ${String(progress.round).padStart(2)}/${progress.rounds}`,
-    accuracy === undefined ? "accuracy  -    " : `accuracy ${(accuracy * 100).toFixed(2)} %`,
+    ...newestValue(progress.curve),
     `contributions ${progress.contributions}`,
     timeLeft(progress),
   ].join("  ");
+}
+
+/** Nothing before the first model, and in a session that is judged by none. */
+function newestValue({ name, values }: Curve): string[] {
+  const value = values.at(-1);
+  if (value === undefined) return [];
+  return [
+    `${name} ${name === "accuracy" ? `${(value * 100).toFixed(2)} %` : value.toPrecision(3)}`,
+  ];
 }
 
 /** Linear in the rounds done: each costs about the same. */
@@ -80,11 +92,18 @@ function timeLeft({ done, rounds, elapsedMs }: Progress): string {
 
 const bars = "▁▂▃▄▅▆▇█";
 
+/** Bars for values from 0 to 1. */
 export function sparkline(values: readonly number[], width: number): string {
   return values
     .slice(-width)
     .map((value) => bars[Math.min(bars.length - 1, Math.max(0, Math.floor(value * bars.length)))])
     .join("");
+}
+
+/** Accuracies as they are; losses as shares of the highest. */
+function shares({ name, values }: Curve): readonly number[] {
+  const most = name === "accuracy" ? 1 : Math.max(...values);
+  return values.map((value) => value / most);
 }
 
 function progressBar(done: number, all: number, width: number): string {
@@ -96,17 +115,21 @@ function liveView(out: Terminal): ProgressView {
   let lines = 0;
   let last: Progress | undefined;
   const erase = () => {
-    if (lines > 0) out.write(`\u001b[${lines}A\u001b[J`);
+    // To the line's begin, too: a terminal shows Ctrl-C as ^C where the cursor stands.
+    if (lines > 0) out.write(`\r\u001b[${lines}A\u001b[J`);
     lines = 0;
   };
   const draw = (progress: Progress) => {
     const width = Math.max(40, Math.min(out.columns ?? 80, 100));
+    const cut = (line: string) => line.slice(0, width - 1);
     const text = [
-      `${progressBar(progress.done, progress.rounds, Math.min(30, width - 50))}  ${progress.phase}`,
-      summaryLine(progress),
-      sparkline(progress.accuracies, width - 2),
-      ...progress.sites.map((site) => siteLine(site)),
-    ].map((line) => line.slice(0, width - 1));
+      cut(
+        `${progressBar(progress.done, progress.rounds, Math.min(30, width - 50))}  ${progress.phase}`,
+      ),
+      cut(summaryLine(progress)),
+      cut(sparkline(shares(progress.curve), width - 2)),
+      ...progress.sites.map((site) => coloured(site, cut(siteLine(site)))),
+    ];
     out.write(`${text.join("\n")}\n`);
     lines = text.length;
   };
@@ -127,8 +150,43 @@ function liveView(out: Terminal): ProgressView {
 const colours = { up: 32, cut: 33, down: 33, killed: 31 } as const;
 
 function siteLine(site: SiteProgress): string {
-  const state = site.process === "killed" ? "killed" : site.link;
-  const mark = `\u001b[${colours[state]}m●\u001b[0m`;
+  const state = stateOf(site);
   const link = state === "up" ? "uplink up" : state === "killed" ? "killed" : "uplink cut";
-  return `${mark} ${site.site.padEnd(16)} ${link.padEnd(12)} ${String(site.devices).padStart(3)} devices   ${site.folded}/${site.asked} updates`;
+  const updates = `${site.folded}/${site.asked} updates`;
+  const columns = [
+    site.site.padEnd(14),
+    link.padEnd(10),
+    `${site.devices} devices`.padStart(11),
+    updates.padStart(13),
+    ...(state === "cut" && site.waiting !== undefined ? [waitingText(site.waiting)] : []),
+  ];
+  return `${MARK} ${columns.join(" ")}`;
+}
+
+const MARK = "●";
+
+/** After the line is cut to its width: colours have none. */
+function coloured(site: SiteProgress, line: string): string {
+  return line.replace(MARK, `\u001b[${colours[stateOf(site)]}m${MARK}\u001b[0m`);
+}
+
+function stateOf(site: SiteProgress): keyof typeof colours {
+  return site.process === "killed" ? "killed" : site.link;
+}
+
+function waitingText({ bytes, oldestMs }: NonNullable<SiteProgress["waiting"]>): string {
+  if (bytes === 0) return " 0 B wait";
+  return ` ${byteText(bytes)} wait ${(oldestMs / 1_000).toFixed(0)} s`;
+}
+
+/** In decimal units: `820 kB`, `1.2 MB`. */
+export function byteText(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"] as const;
+  let value = bytes;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1_000;
+    unit++;
+  }
+  return `${unit === 0 || value >= 9.95 ? value.toFixed(0) : value.toFixed(1)} ${units[unit]}`;
 }

@@ -18,6 +18,9 @@ export type PilotReport = {
   readonly sites: readonly SiteEntry[];
   readonly devices: number;
   readonly faults: readonly FaultEntry[];
+  /** Undefined without --outage. */
+  readonly outage?: OutageEntry;
+  readonly buffers: readonly BufferEntry[];
   readonly processes: readonly ProcessEntry[];
   readonly data: string;
   readonly directory?: string;
@@ -65,6 +68,34 @@ export type FaultEntry = {
   readonly fromMs: number;
   readonly toMs?: number;
   readonly pid?: number;
+};
+
+/** What `--outage` asked for, and what the run made of it. */
+export type OutageEntry = {
+  readonly asked: string;
+  readonly askedMs: number;
+  /** As planned; the fault's own times say how long it really was. */
+  readonly lastsMs: number;
+  readonly scale: number;
+  readonly note: string;
+};
+
+/** What waited at a site for its uplink, as its gateway said. */
+export type BufferEntry = { readonly site: string; readonly samples: readonly BufferSample[] };
+
+export type BufferSample = {
+  readonly atMs: number;
+  /** Undefined while the gateway gave no answer. */
+  readonly is?:
+    | {
+        /** Bytes, number and age of the sealed Partials without a receipt. */
+        readonly bytes: number;
+        readonly partials: number;
+        readonly oldestMs: number;
+        /** All that the buffer holds, with the journals and the site state of open rounds. */
+        readonly usedBytes: number;
+      }
+    | undefined;
 };
 
 export type ProcessEntry = {
