@@ -38,7 +38,12 @@ export type Floor = {
   gateway(name: string, place: GatewayPlace): Promise<FloorGateway>;
   device(
     name: string,
-    place: { readonly site: string; readonly mqttPort: number; readonly trainer: Trainer },
+    place: {
+      readonly site: string;
+      readonly mqttPort: number;
+      readonly trainer: Trainer;
+      readonly auditDir?: string;
+    },
   ): Promise<FloorDevice>;
   wire(target: number): Promise<Wire>;
   /** A tier as a process, with a config that is written for it. Gone by the end of the test. */
@@ -77,7 +82,7 @@ export async function openFloor(): Promise<Floor> {
       teardown.push(() => gateway.close());
       return { ...gateway, ...log, name };
     },
-    async device(name, { site, mqttPort, trainer }) {
+    async device(name, { site, mqttPort, trainer, auditDir }) {
       const log = createEventLog<ReportedEvent>(name);
       const device = await createDevice({
         device: name,
@@ -85,6 +90,7 @@ export async function openFloor(): Promise<Floor> {
         gateway: `mqtt://127.0.0.1:${mqttPort}`,
         dataDir: join(dir, "devices", name),
         trainer,
+        ...(auditDir !== undefined && { auditDir }),
         onEvent: log.add,
         parts: { random: impatient, systemAttributes: async () => ({}) },
       });
