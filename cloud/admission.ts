@@ -1,6 +1,7 @@
 import { parameterCount } from "@tributary/proto/algebra/layout.js";
 import {
   checkComparable,
+  contributionKey,
   type MergeCode,
   type Partial,
   refuseOverlap,
@@ -16,22 +17,22 @@ export type AdmissionCode =
   | "partial-malformed";
 
 /**
- * Whether a decoded Partial may count in a round. What `decodePartial` checked (contributors sorted
+ * Whether a decoded Partial may count in a session. What `decodePartial` checked (contributors sorted
  * and unique, weight the sum of the samples, sums within the weight's reach) is not checked again.
  *
- * @param roster devices that the round assigned to the gateway that sent it
- * @param counted devices that Partials accepted before already count
+ * @param plan of a round on the Partial's base
+ * @param rosters by round: devices whose contribution to it may be in this Partial
+ * @param counted contributions on record, as `contributionKey` gives them
  */
 export function admitPartial(
   plan: Plan,
-  roster: ReadonlySet<string>,
+  rosters: ReadonlyMap<string, ReadonlySet<string>>,
   counted: ReadonlySet<string>,
   partial: Partial,
 ): Verdict<object, AdmissionCode> {
   const coordinates = plan.task === "evaluate" ? 0 : parameterCount(plan.layout);
   const comparable = checkComparable(
     {
-      round: plan.round,
       base: plan.base.model,
       baseDigest: plan.base.digest,
       grid: plan.grid,
@@ -43,16 +44,16 @@ export function admitPartial(
   if (!comparable.ok) return comparable;
   if (partial.contributors.length === 0)
     return refuse("partial-malformed", "a Partial without contributors");
-  const strangers = partial.contributors.filter(({ device }) => !roster.has(device));
+  const strangers = partial.contributors.filter(
+    ({ round, device }) => rosters.get(round)?.has(device) !== true,
+  );
   if (strangers.length > 0) {
-    const named = strangers.slice(0, 5).map(({ device }) => device);
-    return refuse("not-in-roster", `${plan.round} did not assign ${named.join(", ")}`);
+    const named = strangers.slice(0, 5).map(contributionKey);
+    return refuse("not-in-roster", `not assigned: ${named.join(", ")}`);
   }
   const heavy = partial.contributors.find(({ samples }) => samples > plan.nMax);
   if (heavy !== undefined)
     return refuse("bad-sample-count", `${heavy.device}: ${heavy.samples} samples, past nMax`);
-  const overlap = partial.contributors
-    .map(({ device }) => device)
-    .filter((device) => counted.has(device));
+  const overlap = partial.contributors.map(contributionKey).filter((key) => counted.has(key));
   return overlap.length > 0 ? refuseOverlap(overlap) : { ok: true };
 }

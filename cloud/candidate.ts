@@ -34,6 +34,7 @@ export async function writeCandidate(
   optimizers: OptimizerFiles,
   events: CloudEvents,
   nowMs: number,
+  version: number,
 ): Promise<{ readonly row: ModelRow; readonly finite: boolean }> {
   const { plan, row: round } = live;
   const from = await optimizers.load(round.base);
@@ -57,12 +58,14 @@ export async function writeCandidate(
   // Where one fails, the other must not still be writing when both are tried again.
   await Promise.allSettled(writing);
   const [file] = await Promise.all(writing);
+  const sum = { samples: Number(merged.weight), contributors: merged.contributors.length };
   const row: ModelRow = {
     id: model,
     digest: file.digest,
     bytes: file.bytes,
     parameters: candidate.values.length,
     parent: round.base,
+    version,
     session: round.session,
     round: round.id,
     state: "candidate",
@@ -70,6 +73,17 @@ export async function writeCandidate(
     contributors: merged.contributors.length,
     metrics: metricMeans(merged),
     sumDigest: sumDigest(merged),
+    groups: [
+      {
+        base: round.base,
+        age: 0,
+        site: null,
+        coefficient: 1,
+        ...sum,
+        carried: 0,
+        sumDigest: sumDigest(merged),
+      },
+    ],
     fractionBits: plan.grid.fractionBits,
     createdAtMs: nowMs,
   };

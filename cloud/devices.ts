@@ -6,17 +6,20 @@ import { limits } from "./limits.js";
 import type { DeviceRow } from "./store/rows.js";
 
 /**
- * The devices the cloud knows, each bound to the gateway that reported it last. That binding is
+ * The devices the cloud knows, each bound to the attached gateway that reported it last. That binding is
  * what makes the rosters of a round disjoint.
  */
 export type Devices = {
-  /** Takes a gateway's report, as a whole or not at all. `dropped` counts devices past the bound. */
+  /**
+   * Takes an attached gateway's report, of its own devices and of those below it, as a whole or not
+   * at all. `dropped` counts devices past the bound.
+   */
   change(
     gateway: string,
     site: string,
     report: DevicesChanged,
   ): Verdict<{ readonly dropped: number }, "malformed">;
-  /** Devices connected at a gateway and bound to it, in ascending order. */
+  /** Devices connected at an attached gateway, or below it, and bound to it, in ascending order. */
   connectedAt(gateway: string): string[];
   countAt(gateway: string): number;
   rows(): DeviceRow[];
@@ -42,25 +45,25 @@ export function createDevices(clock: Clock, known: readonly DeviceRow[]): Device
     changed.add(device);
   };
   const join = (
-    gateway: string,
+    via: string,
     site: string,
-    { device, sdk, attributes }: ReportedDevice,
+    { device, sdk, attributes, at }: ReportedDevice,
   ): boolean => {
     const before = rows.get(device);
     if (before === undefined && rows.size >= limits.devices) return false;
-    if (before !== undefined) bound.get(before.gateway)?.delete(device);
+    if (before !== undefined) bound.get(before.via)?.delete(device);
     const nowMs = clock.nowMs();
     rows.set(device, {
       id: device,
-      site,
-      gateway,
+      ...(at ?? { site, gateway: via }),
+      via,
       sdk,
       attributes,
       connected: true,
       firstSeenMs: before?.firstSeenMs ?? nowMs,
       lastSeenMs: nowMs,
     });
-    setOf(gateway).add(device);
+    setOf(via).add(device);
     changed.add(device);
     return true;
   };

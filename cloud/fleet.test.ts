@@ -9,6 +9,8 @@ const device = (id: string, attributes: object = {}) => ({
   device: id,
   sdk: "sdk/1",
   attributes: Buffer.from(encodeCbor(attributes)),
+  site: "",
+  gateway: "",
 });
 const report = (all: boolean, joined: string[], left: string[] = []) => ({
   all,
@@ -50,6 +52,7 @@ test("attributes are kept as announced, and only what changed is taken for the s
     gateway: "g1",
     sdk: "sdk/1",
     attributes: { line: 3, model: "x" },
+    via: "g1",
     connected: true,
     firstSeenMs: 500,
     lastSeenMs: 500,
@@ -96,6 +99,10 @@ test("a heartbeat's figures are shown, past 2^53 as the largest whole number, kn
     freeDiskBytes: 6n,
     refusals: { busy: 7n, invented: 8n },
     duplicatesDropped: 9n,
+    budgetBytes: 0n,
+    classes: [],
+    roundTripMs: 0,
+    clockOffsetMs: 0n,
   });
   const [row] = gateways.rows();
   assert.equal(row?.outboxBytes, Number.MAX_SAFE_INTEGER);

@@ -1,6 +1,7 @@
 import type { Heartbeat, Hello } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock } from "@tributary/proto/host/clock.js";
 import { isCode } from "@tributary/proto/wire/codes.js";
+import { isId } from "@tributary/proto/wire/ids.js";
 import { limits } from "./limits.js";
 import type { GatewayRow } from "./store/rows.js";
 
@@ -14,6 +15,7 @@ export type Gateways = {
   heartbeat(gateway: string, figures: Heartbeat): void;
   attached(gateway: string): boolean;
   siteOf(gateway: string): string | undefined;
+  incarnationOf(gateway: string): string | undefined;
   /** Ids of those attached. */
   attachedIds(): string[];
   rows(): GatewayRow[];
@@ -29,6 +31,10 @@ const silent = {
   freeDiskBytes: 0,
   refusals: {},
   duplicatesDropped: 0,
+  budgetBytes: 0,
+  roundTripMs: 0,
+  clockOffsetMs: 0,
+  classes: {},
 };
 
 /** @param known rows of an earlier run; they start detached. */
@@ -76,10 +82,15 @@ export function createGateways(clock: Clock, known: readonly GatewayRow[]): Gate
         freeDiskBytes: whole(figures.freeDiskBytes),
         refusals: Object.fromEntries(refusals.map(([code, count]) => [code, whole(count)])),
         duplicatesDropped: whole(figures.duplicatesDropped),
+        budgetBytes: whole(figures.budgetBytes),
+        roundTripMs: figures.roundTripMs,
+        clockOffsetMs: whole(figures.clockOffsetMs),
+        classes: classesOf(figures),
       });
     },
     attached: (gateway) => rows.get(gateway)?.attached === true,
     siteOf: (gateway) => rows.get(gateway)?.site,
+    incarnationOf: (gateway) => rows.get(gateway)?.incarnation,
     attachedIds: () => [...rows.values()].filter((row) => row.attached).map((row) => row.id),
     rows: () => [...rows.values()],
     takeChanged() {
@@ -90,7 +101,19 @@ export function createGateways(clock: Clock, known: readonly GatewayRow[]): Gate
   };
 }
 
-/** A uint64 of the wire as a number; what passes 2^53 is shown as 2^53 - 1. */
+/** Of the names that a newer or a broken gateway makes up, only so many as there is room for. */
+function classesOf({ classes }: Heartbeat): GatewayRow["classes"] {
+  const known = classes.slice(0, limits.bufferClasses).filter(({ name }) => isId(name));
+  return Object.fromEntries(
+    known.map(({ name, bytes, budgetBytes, evicted }) => [
+      name,
+      { bytes: whole(bytes), budgetBytes: whole(budgetBytes), evicted: whole(evicted) },
+    ]),
+  );
+}
+
+/** A 64-bit integer of the wire as a number; what passes 2^53 - 1 is shown as that. */
 function whole(value: bigint): number {
-  return Number(value > BigInt(Number.MAX_SAFE_INTEGER) ? Number.MAX_SAFE_INTEGER : value);
+  const most = BigInt(Number.MAX_SAFE_INTEGER);
+  return Number(value > most ? most : value < -most ? -most : value);
 }

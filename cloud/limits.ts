@@ -8,6 +8,8 @@ export const limits = {
   gateways: 10_000,
   /** Devices known at a time. Further ones are left out of the fleet, with an event. */
   devices: 200_000,
+  /** Classes of a gateway's buffer that are shown. Further ones are left out. */
+  bufferClasses: 16,
   /** Changes of the fleet are written at most so often, in milliseconds. */
   fleetSaveMs: 500,
 

@@ -1,5 +1,9 @@
 import { decodePartial } from "@tributary/proto/algebra/frame.js";
-import type { Contributor, Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import {
+  type Contributor,
+  contributionKey,
+  type Partial as Sum,
+} from "@tributary/proto/algebra/partial.js";
 import type { RoundProgress } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { identityText, type PartialIdentity } from "@tributary/proto/tier/identity.js";
 import type { Announcement } from "@tributary/proto/tier/inbox.js";
@@ -26,6 +30,9 @@ export type HeldPartial = {
   readonly identity: PartialIdentity;
   readonly digest: string;
   readonly bytes: number;
+  readonly site: string | null;
+  /** The model that its deltas are on. */
+  readonly base: string;
   readonly samples: number;
   readonly contributors: readonly Contributor[];
   readonly receivedAtMs: number;
@@ -94,7 +101,7 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
   const figures = new Map<string, Figures>();
   const hold = (partial: HeldPartial) => {
     held.set(identityText(partial.identity), partial);
-    for (const { device } of partial.contributors) counted.add(device);
+    for (const contributor of partial.contributors) counted.add(contributionKey(contributor));
   };
 
   return {
@@ -109,7 +116,7 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
       const roster = rosters.get(gateway);
       if (roster === undefined)
         return refuse("not-in-roster", `${row.id} did not open with gateway ${gateway}`);
-      const admitted = admitPartial(plan, roster, counted, partial);
+      const admitted = admitPartial(plan, new Map([[row.id, roster]]), counted, partial);
       if (!admitted.ok) return admitted;
       const step = stepRound(state, {
         kind: "partial",
@@ -176,9 +183,9 @@ function heldPartial(
   const decoded = decodePartial(bytes);
   if (!decoded.ok) throw new Error(`${round}: a journaled Partial: ${decoded.message}`);
   const { digest, receivedAtMs, ...identity } = head;
-  const { contributors, weight } = decoded.partial;
-  const samples = Number(weight);
-  return { identity, digest, bytes: bytes.length, samples, contributors, receivedAtMs };
+  const { site, base, contributors, weight } = decoded.partial;
+  const sum = { site, base, samples: Number(weight), contributors };
+  return { identity, digest, bytes: bytes.length, ...sum, receivedAtMs };
 }
 
 function viewRound(

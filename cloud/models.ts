@@ -84,6 +84,7 @@ export function createModels(disk: Disk, store: Store, random: Random): Models {
       ...saved,
       parameters: parameterCount(file.layout),
       parent: null,
+      version: 0,
       session: null,
       round: null,
       state: "published",
@@ -91,6 +92,7 @@ export function createModels(disk: Disk, store: Store, random: Random): Models {
       contributors: 0,
       metrics: {},
       sumDigest: null,
+      groups: null,
       fractionBits: null,
       createdAtMs: nowMs,
     };

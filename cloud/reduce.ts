@@ -25,6 +25,7 @@ export async function mergePartials(
 ): Promise<Partial> {
   const accumulator = createAccumulator(kernel, plan.layout, plan.grid, BigInt(plan.totalMax), {
     round: plan.round,
+    site: null,
     base: plan.base.model,
     baseDigest: plan.base.digest,
     evaluation: plan.task === "evaluate",

@@ -1,3 +1,4 @@
+import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import type { HeldPartial, LiveRound } from "./live-round.js";
 import type { RoundEffect } from "./round.js";
@@ -16,33 +17,43 @@ export function partialRows(
   held: HeldPartial,
   fate: Fate,
 ): { readonly partial: PartialRow; readonly contributions: ContributionRow[] } {
-  const { identity, digest, bytes, samples, contributors, receivedAtMs } = held;
-  const split = splitNumberedId(round);
-  if (split === undefined) throw new Error(`${round} is no round`);
+  const { identity, digest, bytes, site, base, samples, contributors, receivedAtMs } = held;
+  const { session } = split(round);
   const rule = fate.outcome === "expired" ? fate.rule : null;
   return {
     partial: {
       ...identity,
       digest,
+      session,
       round,
+      site,
+      base,
       bytes,
       weight: samples,
       contributors: contributors.length,
       outcome: fate.outcome,
       rule,
+      retained: false,
       receivedAtMs,
     },
     contributions: contributors.map((contributor) => ({
-      session: split.session,
-      round: split.number,
+      session,
+      round: split(contributor.round).number,
       device: contributor.device,
       gateway: identity.gateway,
       samples: contributor.samples,
+      updates: contributor.updates,
       outcome: fate.outcome === "merged" ? "model" : "expired",
       rule,
       model: fate.outcome === "merged" ? fate.model : null,
     })),
   };
+}
+
+function split(round: string) {
+  const parts = splitNumberedId(round);
+  if (parts === undefined) throw new Error(`${round} is no round`);
+  return parts;
 }
 
 /** The rows of everything a round accepted. `model` is what the merged ones are in. */
@@ -67,13 +78,15 @@ export function heldFrom(
     readonly digest: string;
     readonly totalBytes: number;
   },
-  partial: { readonly contributors: HeldPartial["contributors"]; readonly weight: bigint },
+  partial: Pick<Sum, "site" | "base" | "contributors" | "weight">,
   receivedAtMs: number,
 ): HeldPartial {
   return {
     identity: announcement.identity,
     digest: announcement.digest,
     bytes: announcement.totalBytes,
+    site: partial.site,
+    base: partial.base,
     samples: Number(partial.weight),
     contributors: partial.contributors,
     receivedAtMs,

@@ -63,7 +63,7 @@ async function finishTraining(
   merged: Merged,
 ): Promise<void> {
   const { world, params, optimizers } = session;
-  const { row: model, finite } = await session.surely(() =>
+  const { row: model, finite } = await session.surely(async () =>
     writeCandidate(
       params,
       ended,
@@ -72,6 +72,7 @@ async function finishTraining(
       optimizers,
       world.events,
       world.clock.nowMs(),
+      1 + ((await world.store.model(ended.row.base))?.version ?? 0),
     ),
   );
   await session.advance({ kind: "trained", model: model.id, finite }, async (step) => {

@@ -20,9 +20,13 @@ export async function planRound(
   const made = makePlan(params, number, task, base);
   if (!made.ok) throw new TributaryError("config-invalid", `${made.code}: ${made.message}`);
   const rosters: Record<string, string[]> = {};
+  const incarnations: Record<string, string> = {};
   for (const gateway of gateways.attachedIds()) {
     const roster = devices.connectedAt(gateway).slice(0, wireLimits.roster);
-    if (roster.length > 0) rosters[gateway] = roster;
+    const incarnation = gateways.incarnationOf(gateway);
+    if (roster.length === 0 || incarnation === undefined) continue;
+    rosters[gateway] = roster;
+    incarnations[gateway] = incarnation;
   }
   return {
     id: made.plan.round,
@@ -42,6 +46,7 @@ export async function planRound(
     closedAtMs: null,
     plan: made.bytes,
     rosters,
+    incarnations,
   };
 }
 

@@ -117,6 +117,10 @@ test("Hello is answered by Welcome, a heartbeat by its echo", async () => {
       freeDiskBytes: 0n,
       refusals: { busy: 3n, "made-up": 1n },
       duplicatesDropped: 4n,
+      budgetBytes: 0n,
+      classes: [],
+      roundTripMs: 0,
+      clockOffsetMs: 0n,
     },
   });
   assert.equal((await gateway.next("heartbeatEcho")).sequence, 7n);
@@ -172,6 +176,8 @@ test("a stream that does not begin with Hello, or says it twice, is ended", asyn
     incarnation: "i",
     softwareVersion: "",
     rounds: [],
+    below: [],
+    nowMs: 0n,
   };
   gateway.send({ $case: "hello", value: hello });
   assert.equal((await gateway.ended)?.code, status.INVALID_ARGUMENT);
@@ -190,19 +196,31 @@ const badReports: Record<string, Parameters<TestGateway["send"]>[0]> = {
     $case: "devicesChanged",
     value: {
       all: true,
-      joined: [{ device: "a/b", sdk: "", attributes: Buffer.alloc(0) }],
+      joined: [{ device: "a/b", sdk: "", attributes: Buffer.alloc(0), site: "", gateway: "" }],
       left: [],
     },
   },
   "attributes that are no CBOR": {
     $case: "devicesChanged",
-    value: { all: true, joined: [{ device: "a", sdk: "", attributes: Buffer.of(0xff) }], left: [] },
+    value: {
+      all: true,
+      joined: [{ device: "a", sdk: "", attributes: Buffer.of(0xff), site: "", gateway: "" }],
+      left: [],
+    },
   },
   "attributes of a wrong type": {
     $case: "devicesChanged",
     value: {
       all: true,
-      joined: [{ device: "a", sdk: "", attributes: Buffer.from(encodeCbor({ a: [1] })) }],
+      joined: [
+        {
+          device: "a",
+          sdk: "",
+          attributes: Buffer.from(encodeCbor({ a: [1] })),
+          site: "",
+          gateway: "",
+        },
+      ],
       left: [],
     },
   },
@@ -289,7 +307,7 @@ test("a Partial cut off in mid-stream resumes; repeated, it gets its receipt aga
   const { bytes, digest } = encodedSum(sum);
   const announcement = {
     id: id(gateway.id, 1n),
-    round: sum.round,
+    round: round.plan.round,
     digest,
     totalBytes: BigInt(bytes.length),
   };
@@ -329,13 +347,17 @@ test("a chunk at another offset than the next one is refused", async () => {
 test("Partials that may not count are refused for good and change nothing", async () => {
   const { gateway, round, stop } = await openSession("strict");
   const good = sumOf(round.plan, { "strict-a": 2 });
+  const by = { round: round.plan.round, updates: 1 };
   const cases: [Partial<Sum>, string][] = [
-    [{ contributors: [{ device: "stranger", samples: 2 }] }, "not-in-roster"],
+    [{ contributors: [{ ...by, device: "stranger", samples: 2 }] }, "not-in-roster"],
     [{ base: "s.9" }, "base-mismatch"],
     [{ grid: { fractionBits: [9, 9], range: 1 } }, "grid-mismatch"],
     [{ weight: 3n }, "partial-malformed"],
     [{ sum: new BigInt64Array(3).fill(2n ** 62n) }, "partial-malformed"],
-    [{ contributors: [{ device: "strict-a", samples: 101 }], weight: 101n }, "bad-sample-count"],
+    [
+      { contributors: [{ ...by, device: "strict-a", samples: 101 }], weight: 101n },
+      "bad-sample-count",
+    ],
   ];
   let sequence = 10;
   for (const [change, code] of cases) {
@@ -390,6 +412,10 @@ function heartbeat(sequence: bigint) {
     freeDiskBytes: 0n,
     refusals: {},
     duplicatesDropped: 0n,
+    budgetBytes: 0n,
+    classes: [],
+    roundTripMs: 0,
+    clockOffsetMs: 0n,
   };
 }
 

@@ -267,11 +267,15 @@ function refusedRow(
   return {
     ...identity,
     digest,
+    session: splitNumberedId(round)?.session ?? "",
     round,
+    site: null,
+    base: null,
     bytes: totalBytes,
     ...empty,
     outcome,
     rule: code,
+    retained: false,
     receivedAtMs,
   };
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import { roundsOf, type Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import type { AttachResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { createManualClock } from "@tributary/proto/host/clock.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
@@ -158,6 +158,8 @@ async function simulate(session: string) {
       device,
       sdk: "",
       attributes: Buffer.alloc(0),
+      site: "",
+      gateway: "",
     }));
     devices.change(id, id, { all: true, joined, left: [] });
     for (const message of await sessions.members.attached(id, [])) take(id, message);
@@ -172,7 +174,7 @@ async function simulate(session: string) {
     const partial = { gateway: from, incarnation: session, sequence: Number(number) };
     const announcement = {
       identity: partial,
-      round: sent.sum.round,
+      round: roundsOf(sent.sum).at(-1) ?? "",
       digest,
       totalBytes: bytes.length,
     };
@@ -312,8 +314,8 @@ async function* pieces(bytes: Uint8Array) {
 /** What the trail must say, from what the gateways sent alone. */
 async function audit(session: string, sums: readonly Sum[]): Promise<void> {
   const { items: rows } = await store.listContributions({ session }, { limit: 1_000 });
-  const sent = sums.flatMap(({ round, contributors }) =>
-    contributors.map(({ device, samples }) => `${round} ${device} ${samples}`),
+  const sent = sums.flatMap(({ contributors }) =>
+    contributors.map(({ round, device, samples }) => `${round} ${device} ${samples}`),
   );
   const recorded = rows.map(
     ({ round, device, samples }) => `${session}.${round} ${device} ${samples}`,

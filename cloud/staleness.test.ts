@@ -32,7 +32,7 @@ const read = (name: string) =>
 const vectors: Vectors = read("staleness.vectors.json");
 const problem: Problem = read("optimizer.vectors.json").problem;
 
-const w0 = Float64Array.from(problem.w0);
+const w0: Float64Array = Float64Array.from(problem.w0);
 const polynomial: Staleness = { kind: "polynomial", exponent: 0.5 };
 const shares = [0.75, 0.25] as const;
 const fedavg = optimizerSchema.parse({ kind: "fedavg" });

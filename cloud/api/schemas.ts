@@ -68,7 +68,7 @@ export const roundSchema = z.object({
   number: z.number(),
   task,
   base: z.string(),
-  state: z.enum(["open", "committed", "failed", "held", "stopped"]),
+  state: z.enum(["open", "committed", "failed", "held", "stopped", "kept"]),
   rule: z.string().nullable(),
   model: z.string().nullable(),
   sites: z.number(),
@@ -80,7 +80,7 @@ export const roundSchema = z.object({
   closedAtMs: timeMs.nullable(),
 });
 
-export const outcomeSchema = z.enum(["model", "expired"]);
+export const outcomeSchema = z.enum(["model", "expired", "kept"]);
 
 export const contributionSchema = z.object({
   session: z.string(),
@@ -88,6 +88,7 @@ export const contributionSchema = z.object({
   device: z.string(),
   gateway: z.string(),
   samples: z.number(),
+  updates: z.number(),
   outcome: outcomeSchema,
   rule: z.string().nullable(),
   model: z.string().nullable(),
@@ -107,12 +108,24 @@ export const evaluationSchema = z.object({
 
 export const modelStateSchema = z.enum(["candidate", "published", "held"]);
 
+const groupSchema = z.object({
+  base: z.string(),
+  age: z.number(),
+  site: z.string().nullable(),
+  coefficient: z.number(),
+  samples: z.number(),
+  contributors: z.number(),
+  carried: z.number(),
+  sumDigest: z.string(),
+});
+
 export const modelSchema = z.object({
   id: z.string(),
   digest: z.string(),
   bytes: z.number(),
   parameters: z.number(),
   parent: z.string().nullable(),
+  version: z.number(),
   session: z.string().nullable(),
   round: z.string().nullable(),
   state: modelStateSchema,
@@ -120,6 +133,7 @@ export const modelSchema = z.object({
   contributors: z.number(),
   metrics,
   sumDigest: z.string().nullable(),
+  groups: z.array(groupSchema).readonly().nullable(),
   fractionBits: z.array(z.number()).readonly().nullable(),
   createdAtMs: timeMs,
 });
@@ -137,6 +151,13 @@ export const gatewaySchema = z.object({
   freeDiskBytes: z.number(),
   refusals: z.record(z.string(), z.number()),
   duplicatesDropped: z.number(),
+  budgetBytes: z.number(),
+  roundTripMs: z.number(),
+  clockOffsetMs: z.number(),
+  classes: z.record(
+    z.string(),
+    z.object({ bytes: z.number(), budgetBytes: z.number(), evicted: z.number() }),
+  ),
   firstSeenMs: timeMs,
   lastSeenMs: timeMs,
 });
@@ -145,6 +166,7 @@ export const deviceSchema = z.object({
   id: z.string(),
   site: z.string(),
   gateway: z.string(),
+  via: z.string(),
   sdk: z.string(),
   attributes: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
   connected: z.boolean(),

@@ -1,13 +1,17 @@
 import type { ContributionRow, PartialRow } from "./rows.js";
+import { countOutcomes } from "./settlement.js";
 import { askFor, sliceOf } from "./slice.js";
 import type { Sql } from "./sql.js";
-import type { Store } from "./store.js";
-import { columnsOf, fromRow, insertRows } from "./tables.js";
+import type { ContributionKey, Store } from "./store.js";
+import { columnsOf, fromRow, insertRows, toJson } from "./tables.js";
 
 const columns = columnsOf("contributions");
 const partialColumns = columnsOf("partials");
 
-type ContributionQueries = Pick<Store, "recordPartial" | "partial" | "listContributions">;
+type ContributionQueries = Pick<
+  Store,
+  "recordPartial" | "partial" | "retainedPartials" | "knownContributions" | "listContributions"
+>;
 
 export function contributionQueries({ read, write }: Sql): ContributionQueries {
   return {
@@ -20,16 +24,8 @@ export function contributionQueries({ read, write }: Sql): ContributionQueries {
           "ON CONFLICT (gateway, incarnation, sequence) DO NOTHING",
         );
         if (added === 0) return;
-        const count = await insertRows(
-          query,
-          "contributions",
-          contributions,
-          "ON CONFLICT (session, round, device) DO NOTHING",
-        );
-        await query("UPDATE rounds SET expired = expired + $2 WHERE id = $1", [
-          partial.round,
-          count,
-        ]);
+        await insertRows(query, "contributions", contributions);
+        await countOutcomes(query, partial.session, contributions);
       }),
     async partial({ gateway, incarnation, sequence }) {
       const [row] = await read(
@@ -39,19 +35,39 @@ export function contributionQueries({ read, write }: Sql): ContributionQueries {
       );
       return row && fromRow<PartialRow>(row);
     },
-    async listContributions({ session, round, outcome }, { after, limit }) {
+    async retainedPartials(session) {
+      const rows = await read(
+        `SELECT ${partialColumns} FROM partials WHERE session = $1 AND retained
+         ORDER BY received_at_ms, gateway, incarnation, sequence`,
+        [session],
+      );
+      return rows.map(fromRow<PartialRow>);
+    },
+    async knownContributions(session, keys) {
+      const rows = await read(
+        `SELECT c.round, c.device FROM contributions c
+         JOIN jsonb_to_recordset($2::jsonb) AS s(round integer, device text)
+           ON c.round = s.round AND c.device = s.device
+         WHERE c.session = $1 ORDER BY c.round, c.device`,
+        [session, toJson(keys)],
+      );
+      return rows.map(fromRow<ContributionKey>);
+    },
+    async listContributions({ session, round, model, outcome }, { after, limit }) {
       const rows = await read(
         `SELECT ${columns} FROM contributions
          WHERE session = $1 AND ($2::integer IS NULL OR round = $2)
            AND ($3::text IS NULL OR outcome = $3)
            AND ($4::integer IS NULL OR (round, device) > ($4, $5::text))
-         ORDER BY round, device LIMIT $6`,
+           AND ($6::text IS NULL OR model = $6)
+         ORDER BY round, device LIMIT $7`,
         [
           session,
           round ?? null,
           outcome ?? null,
           after?.[0] ?? null,
           after?.[1] ?? null,
+          model ?? null,
           askFor(limit),
         ],
       );

@@ -4,6 +4,7 @@ import { askFor, sliceOf } from "./slice.js";
 import type { Query, Sql } from "./sql.js";
 import type { Store } from "./store.js";
 import { columnsOf, fromRow, insertRows, replacing } from "./tables.js";
+import { sweepEvents } from "./telemetry.js";
 
 const gatewayColumns = columnsOf("gateways");
 const deviceColumns = columnsOf("devices");
@@ -81,10 +82,7 @@ export function fleetQueries(sql: Sql): FleetQueries {
     appendEvents: (events) =>
       write("lazy", async (query) => {
         await insertRows(query, "events", events);
-        await query(
-          "DELETE FROM events WHERE sequence <= (SELECT max(sequence) FROM events) - $1",
-          [storeLimits.eventsKept],
-        );
+        await sweepEvents(query);
       }),
     async listEvents({ after, limit }) {
       if (after === undefined) {

@@ -4,6 +4,14 @@ export const storeLimits = {
   sliceItems: 1_000,
   /** Events kept: older ones are removed as newer come. */
   eventsKept: 20_000,
+  /** Samples kept of one gateway, and of all: older ones are removed as newer come. */
+  samplesOfGateway: 20_000,
+  samplesKept: 1_000_000,
+  /**
+   * Incarnations of a gateway whose newest taken telemetry is remembered, those heard last; notes of
+   * an older one that come again would be taken again.
+   */
+  incarnationsMarked: 8,
   /** Gateways and devices kept: past it, those unseen longest and not connected are removed. */
   gatewaysKept: 10_000,
   devicesKept: 200_000,

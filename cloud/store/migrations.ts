@@ -126,6 +126,47 @@ const migrations: readonly (readonly string[])[] = [
       name text NOT NULL,
       fields jsonb NOT NULL)`,
   ],
+  [
+    "ALTER TABLE models ADD COLUMN version integer, ADD COLUMN groups jsonb",
+    `WITH RECURSIVE line AS (
+       SELECT id, 0 AS version FROM models WHERE parent IS NULL
+       UNION ALL
+       SELECT m.id, line.version + 1 FROM models m JOIN line ON m.parent = line.id)
+     UPDATE models SET version = line.version FROM line WHERE models.id = line.id`,
+    "ALTER TABLE models ALTER COLUMN version SET NOT NULL",
+    "ALTER TABLE rounds ADD COLUMN incarnations jsonb NOT NULL DEFAULT '{}'",
+    "ALTER TABLE contributions ADD COLUMN updates integer NOT NULL DEFAULT 1",
+    "CREATE INDEX contributions_model ON contributions (model) WHERE model IS NOT NULL",
+    `ALTER TABLE partials
+       ADD COLUMN session text COLLATE "C",
+       ADD COLUMN site text,
+       ADD COLUMN base text,
+       ADD COLUMN retained boolean NOT NULL DEFAULT false`,
+    "UPDATE partials SET session = split_part(round, '.', 1)",
+    "ALTER TABLE partials ALTER COLUMN session SET NOT NULL",
+    "CREATE INDEX partials_retained ON partials (session) WHERE retained",
+    `ALTER TABLE gateways
+       ADD COLUMN budget_bytes bigint NOT NULL DEFAULT 0,
+       ADD COLUMN round_trip_ms bigint NOT NULL DEFAULT 0,
+       ADD COLUMN clock_offset_ms bigint NOT NULL DEFAULT 0,
+       ADD COLUMN classes jsonb NOT NULL DEFAULT '{}'`,
+    "ALTER TABLE devices ADD COLUMN via text",
+    "UPDATE devices SET via = gateway",
+    "ALTER TABLE devices ALTER COLUMN via SET NOT NULL",
+    `CREATE TABLE samples (
+      sequence bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+      gateway text COLLATE "C" NOT NULL,
+      at_ms bigint NOT NULL,
+      fields jsonb NOT NULL)`,
+    "CREATE INDEX samples_gateway ON samples (gateway, sequence)",
+    `CREATE TABLE telemetry_marks (
+      gateway text COLLATE "C" NOT NULL,
+      incarnation text NOT NULL,
+      class text NOT NULL,
+      sequence bigint NOT NULL,
+      at_ms bigint NOT NULL,
+      PRIMARY KEY (gateway, class, incarnation))`,
+  ],
 ];
 
 /** The schema that this build writes. */

@@ -8,6 +8,7 @@ import { openServer } from "./server.js";
 import { sessionQueries } from "./sessions.js";
 import type { Sql } from "./sql.js";
 import type { Store } from "./store.js";
+import { telemetryQueries } from "./telemetry.js";
 
 /**
  * Opens the store: on a PostgreSQL server where `url` names one, else embedded in `<dataDir>/pg`.
@@ -37,6 +38,7 @@ export async function createStore(sql: Sql): Promise<Store> {
     ...modelQueries(sql),
     ...contributionQueries(sql),
     ...fleetQueries(sql),
+    ...telemetryQueries(sql),
     async ping() {
       await sql.read("SELECT 1");
     },

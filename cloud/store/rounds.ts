@@ -2,6 +2,7 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { updateDecision } from "./models.js";
 import type { OpenRound, RoundRow } from "./rows.js";
 import { updateProgress } from "./sessions.js";
+import { countOutcomes, settlePartials } from "./settlement.js";
 import { askFor, sliceOf } from "./slice.js";
 import type { Query, Sql } from "./sql.js";
 import type { RoundEnd, Store } from "./store.js";
@@ -9,9 +10,12 @@ import { columnsOf, fromRow, insertRows } from "./tables.js";
 
 const allColumns = columnsOf("rounds");
 /** Without what only a restart needs, and which is large. */
-const columns = columnsOf("rounds", ["plan", "rosters"]);
+const columns = columnsOf("rounds", ["plan", "rosters", "incarnations"]);
 
-type RoundQueries = Pick<Store, "openRound" | "endRound" | "round" | "openRounds" | "listRounds">;
+type RoundQueries = Pick<
+  Store,
+  "openRound" | "endRound" | "round" | "wholeRound" | "openRounds" | "listRounds"
+>;
 
 export function roundQueries({ read, write }: Sql): RoundQueries {
   return {
@@ -27,6 +31,10 @@ export function roundQueries({ read, write }: Sql): RoundQueries {
     async round(id) {
       const [row] = await read(`SELECT ${columns} FROM rounds WHERE id = $1`, [id]);
       return row && fromRow<RoundRow>(row);
+    },
+    async wholeRound(id) {
+      const [row] = await read(`SELECT ${allColumns} FROM rounds WHERE id = $1`, [id]);
+      return row && fromRow<OpenRound>(row);
     },
     async openRounds(session) {
       const rows = await read(
@@ -57,31 +65,24 @@ export function roundQueries({ read, write }: Sql): RoundQueries {
  * already undoes the whole transaction rather than be counted twice.
  */
 async function endRound(query: Query, end: RoundEnd): Promise<boolean> {
-  const merged = end.contributions.filter(({ outcome }) => outcome === "model").length;
   const [ended] = await query(
-    `UPDATE rounds SET state = $2, rule = $3, closed_at_ms = $4, model = $5, partials = $6,
-       merged = $7, expired = expired + $8 WHERE id = $1 AND state = 'open' RETURNING session`,
-    [
-      end.round,
-      end.state,
-      end.rule,
-      end.closedAtMs,
-      end.model?.id ?? null,
-      end.partials.length,
-      merged,
-      end.contributions.length - merged,
-    ],
+    `UPDATE rounds SET state = $2, rule = $3, closed_at_ms = $4, model = $5, partials = $6
+     WHERE id = $1 AND state = 'open' RETURNING session`,
+    [end.round, end.state, end.rule, end.closedAtMs, end.model?.id ?? null, end.partials.length],
   );
   if (ended === undefined) {
     const known = await query("SELECT 1 FROM rounds WHERE id = $1", [end.round]);
     if (known.length > 0) return false;
     throw new TributaryError("store-unknown", `the store has no round ${end.round}`);
   }
+  const session = String(ended.session);
   if (end.model !== undefined) await insertRows(query, "models", [end.model]);
   for (const decision of end.decided ?? []) await updateDecision(query, decision);
   await insertRows(query, "partials", end.partials);
   await insertRows(query, "contributions", end.contributions);
+  await countOutcomes(query, session, end.contributions);
+  await settlePartials(query, session, end.settled ?? []);
   if (end.evaluation !== undefined) await insertRows(query, "evaluations", [end.evaluation]);
-  await updateProgress(query, String(ended.session), end.progress, end.closedAtMs);
+  await updateProgress(query, session, end.progress, end.closedAtMs);
   return true;
 }

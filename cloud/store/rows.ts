@@ -27,7 +27,8 @@ export type SessionRow = SessionProgress & {
   readonly updatedAtMs: number;
 };
 
-export type RoundState = "open" | "committed" | "failed" | "held" | "stopped";
+/** `kept`: it made no model, and what it brought waits for a later one. */
+export type RoundState = "open" | "committed" | "failed" | "held" | "stopped" | "kept";
 
 export type RoundRow = {
   readonly id: string;
@@ -47,22 +48,42 @@ export type RoundRow = {
   readonly roster: number;
   /** Partials that arrived while it was open. */
   readonly partials: number;
-  /** Contributions in the model, and recorded as expired. */
+  /** Contributions of it in a model, this round's or a later one's, and recorded as expired. */
   readonly merged: number;
   readonly expired: number;
   readonly openedAtMs: number;
   readonly closedAtMs: number | null;
 };
 
-/** A round with what is needed to go on with it after a restart. */
+/** A round with what is needed to go on with it after a restart, and to judge what comes late. */
 export type OpenRound = RoundRow & {
   /** The plan's CBOR, as it was sent. */
   readonly plan: Uint8Array;
   /** Devices assigned to each gateway. */
   readonly rosters: Readonly<Record<string, readonly string[]>>;
+  /** The incarnation of each gateway that it opened with. */
+  readonly incarnations: Readonly<Record<string, string>>;
 };
 
 export type ModelState = "candidate" | "published" | "held";
+
+/** Partials on one base that are summed exactly, and their part in a model's step. */
+export type ModelGroup = {
+  readonly base: string;
+  /** Model versions between the base and the model's parent. */
+  readonly age: number;
+  /** The site whose slot it is, under site memory. */
+  readonly site: string | null;
+  /** Factor of the group's mean in the step. */
+  readonly coefficient: number;
+  /** N of the group, and its contributions. */
+  readonly samples: number;
+  readonly contributors: number;
+  /** Contributions of it that an earlier model was the first to hold. */
+  readonly carried: number;
+  /** SHA-256 over its sum S. */
+  readonly sumDigest: string;
+};
 
 export type ModelRow = {
   readonly id: string;
@@ -72,24 +93,32 @@ export type ModelRow = {
   /** Float32 values in it. */
   readonly parameters: number;
   readonly parent: string | null;
+  /** Models before it on its trail: 0 for an import, one more than its parent's. */
+  readonly version: number;
   /** Session and round that made it; null for an import. */
   readonly session: string | null;
   readonly round: string | null;
   readonly state: ModelState;
-  /** N: samples behind it; 0 for an import. */
+  /** N: samples that it is the first model to hold; 0 for an import. */
   readonly weight: number;
-  /** Devices behind it; their rows are the contributions with this model. */
+  /** Contributions that it is the first to hold: the rows with this model. */
   readonly contributors: number;
   /** Of the training, and of the evaluation under `evaluation.<name>`. */
   readonly metrics: Readonly<Record<string, number>>;
-  /** SHA-256 over the merged sum S, int64 little-endian in layout order; null for an import. */
+  /**
+   * SHA-256 over the sums S of its groups one after the other, each int64 little-endian in layout
+   * order; null for an import.
+   */
   readonly sumDigest: string | null;
+  /** In the order in which they were added to the step; null for an import. */
+  readonly groups: readonly ModelGroup[] | null;
   /** Of each tensor, in layout order; null for an import. */
   readonly fractionBits: readonly number[] | null;
   readonly createdAtMs: number;
 };
 
-export type ContributionOutcome = "model" | "expired";
+/** `kept`: it came late, or to a round that made no model, and waits for a later one. */
+export type ContributionOutcome = "model" | "expired" | "kept";
 
 export type ContributionRow = {
   readonly session: string;
@@ -97,24 +126,35 @@ export type ContributionRow = {
   readonly device: string;
   readonly gateway: string;
   readonly samples: number;
+  /** Updates behind it: more than one after several site rounds. */
+  readonly updates: number;
   readonly outcome: ContributionOutcome;
-  /** Why it expired: `late`, `site-quorum`, `sites-quorum`, ...; null when it is in a model. */
+  /** Why it expired: `max-staleness`, `site-quorum`, `sites-quorum`, ...; else null. */
   readonly rule: string | null;
+  /** The first model that holds it; null for one that is in none. */
   readonly model: string | null;
 };
 
-export type PartialOutcome = "merged" | "expired" | "refused";
+export type PartialOutcome = "merged" | "kept" | "expired" | "refused";
 
 /** A Partial that was received whole: what a repeated announcement is answered from. */
 export type PartialRow = PartialIdentity & {
   readonly digest: string;
+  readonly session: string;
+  /** The newest of the rounds that contributed. */
   readonly round: string;
+  /** The site of its contributors; null for several, and for one that was refused. */
+  readonly site: string | null;
+  /** The model that its deltas are on; null for one that was refused. */
+  readonly base: string | null;
   readonly bytes: number;
   readonly weight: number;
   readonly contributors: number;
   readonly outcome: PartialOutcome;
   /** Rule of an expired one, code of a refused one. */
   readonly rule: string | null;
+  /** Whether its file is kept for models to come: until it is in one, or as a site's newest delta. */
+  readonly retained: boolean;
   readonly receivedAtMs: number;
 };
 
@@ -145,15 +185,32 @@ export type GatewayRow = {
   /** Refusals since the gateway's start, by code. */
   readonly refusals: Readonly<Record<string, number>>;
   readonly duplicatesDropped: number;
+  /** Of all that it buffers. */
+  readonly budgetBytes: number;
+  /** Of its newest measured heartbeat; 0 before. */
+  readonly roundTripMs: number;
+  /** Its wall clock less this side's, as far as it knows. */
+  readonly clockOffsetMs: number;
+  /** What each class of its buffer takes up, by name. */
+  readonly classes: Readonly<Record<string, BufferClass>>;
   readonly firstSeenMs: number;
   readonly lastSeenMs: number;
 };
 
+export type BufferClass = {
+  readonly bytes: number;
+  readonly budgetBytes: number;
+  /** Entries given up for room since the gateway's start. */
+  readonly evicted: number;
+};
+
 export type DeviceRow = {
   readonly id: string;
+  /** Where it is connected: the site, and the gateway at any depth. */
   readonly site: string;
-  /** The gateway that reported it last. */
   readonly gateway: string;
+  /** The attached gateway that reported it last: itself, or one above it. */
+  readonly via: string;
   readonly sdk: string;
   readonly attributes: Readonly<Record<string, string | number | boolean>>;
   readonly connected: boolean;
@@ -167,5 +224,18 @@ export type EventRow = {
   readonly atMs: number;
   readonly level: "debug" | "info" | "warn" | "error";
   readonly name: string;
-  readonly fields: Readonly<Record<string, string | number | boolean>>;
+  readonly fields: Fields;
+};
+
+/** Flat values, as a sample of a gateway's state and an event have them. */
+export type Fields = Readonly<Record<string, string | number | boolean>>;
+
+/** What a gateway measured of itself at a time. */
+export type SampleRow = {
+  /** Ascending, with gaps, in the order of arrival. */
+  readonly sequence: number;
+  readonly gateway: string;
+  /** By the gateway's clock. */
+  readonly atMs: number;
+  readonly fields: Fields;
 };

@@ -1,7 +1,9 @@
 import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { sessionParamsSchema } from "../params.js";
 import type { SessionProgress, SessionRow } from "./rows.js";
+import { settlePartials } from "./settlement.js";
 import { askFor, sliceOf } from "./slice.js";
-import type { Query, Sql } from "./sql.js";
+import type { Query, Sql, SqlRow } from "./sql.js";
 import type { Store } from "./store.js";
 import { columnsOf, fromRow, insertRows, storable } from "./tables.js";
 
@@ -20,7 +22,7 @@ export function sessionQueries({ read, write }: Sql): SessionQueries {
       }),
     async session(id) {
       const [row] = await read(`SELECT ${columns} FROM sessions WHERE id = $1`, [id]);
-      return row && fromRow<SessionRow>(row);
+      return row && sessionRow(row);
     },
     async listSessions({ after, limit }) {
       const rows = await read(
@@ -29,7 +31,7 @@ export function sessionQueries({ read, write }: Sql): SessionQueries {
         [after ?? null, askFor(limit)],
       );
       return sliceOf(
-        rows.map(fromRow<SessionRow>),
+        rows.map(sessionRow),
         limit,
         ({ id }) => id,
         (row) => row,
@@ -39,11 +41,20 @@ export function sessionQueries({ read, write }: Sql): SessionQueries {
       const rows = await read(
         `SELECT ${columns} FROM sessions WHERE state = 'running' ORDER BY id`,
       );
-      return rows.map(fromRow<SessionRow>);
+      return rows.map(sessionRow);
     },
-    saveProgress: (session, progress, atMs) =>
-      write("durable", (query) => updateProgress(query, session, progress, atMs)),
+    saveProgress: (session, progress, atMs, settled = []) =>
+      write("durable", async (query) => {
+        await updateProgress(query, session, progress, atMs);
+        await settlePartials(query, session, settled);
+      }),
   };
+}
+
+/** A session that an older build wrote lacks the parameters that came later: their defaults hold. */
+function sessionRow(row: SqlRow): SessionRow {
+  const read = fromRow<SessionRow>(row);
+  return { ...read, params: sessionParamsSchema.parse(read.params) };
 }
 
 export async function updateProgress(

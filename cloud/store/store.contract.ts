@@ -39,6 +39,7 @@ export const modelRow = (session: string, number: number): ModelRow => ({
   bytes: 4096,
   parameters: 1000,
   parent: number === 0 ? null : `${session}.${number - 1}`,
+  version: number,
   session,
   round: number === 0 ? null : `${session}.${number}`,
   state: number === 0 ? "published" : "candidate",
@@ -46,6 +47,21 @@ export const modelRow = (session: string, number: number): ModelRow => ({
   contributors: 2,
   metrics: { loss: 0.1 + 0.2, accuracy: 1 / 3 },
   sumDigest: number === 0 ? null : "ab".repeat(32),
+  groups:
+    number === 0
+      ? null
+      : [
+          {
+            base: `${session}.${number - 1}`,
+            age: 0,
+            site: null,
+            coefficient: 0.1 + 0.2,
+            samples: 2 ** 52 + 1,
+            contributors: 2,
+            carried: 0,
+            sumDigest: "ab".repeat(32),
+          },
+        ],
   fractionBits: number === 0 ? null : [20, 16],
   createdAtMs: 1_700_000_000_000 + number,
 });
@@ -68,6 +84,7 @@ const openRound = (session: string, number: number): OpenRound => ({
   closedAtMs: null,
   plan: Uint8Array.of(0, 1, 255, 92, 120, 0),
   rosters: { g1: ["d1", "d2"], g2: ["d3"] },
+  incarnations: { g1: "i1", g2: "i7" },
 });
 
 const contribution = (session: string, round: number, device: string): ContributionRow => ({
@@ -76,6 +93,7 @@ const contribution = (session: string, round: number, device: string): Contribut
   device,
   gateway: "g1",
   samples: 2 ** 40,
+  updates: 3,
   outcome: "model",
   rule: null,
   model: `${session}.${round}`,
@@ -86,12 +104,16 @@ const partialRow = (round: string, sequence: number): PartialRow => ({
   incarnation: round.replace(".", "-"),
   sequence,
   digest: "cd".repeat(32),
+  session: round.slice(0, round.indexOf(".")),
   round,
+  site: "site-g1",
+  base: `${round.slice(0, round.indexOf("."))}.0`,
   bytes: 2 ** 30,
   weight: 2 ** 41,
   contributors: 2,
   outcome: "merged",
   rule: null,
+  retained: false,
   receivedAtMs: 1_700_000_000_150,
 });
 
@@ -119,6 +141,10 @@ export const gatewayRow = (id: string): GatewayRow => ({
   freeDiskBytes: 2 ** 45,
   refusals: { "not-finite": 2 },
   duplicatesDropped: 4,
+  budgetBytes: 2 ** 33,
+  roundTripMs: 12,
+  clockOffsetMs: -(2 ** 40),
+  classes: { results: { bytes: 2 ** 32, budgetBytes: 2 ** 33, evicted: 0 } },
   firstSeenMs: 1,
   lastSeenMs: 2,
 });
@@ -127,6 +153,7 @@ const deviceRow = (id: string, gateway: string): DeviceRow => ({
   id,
   site: `site-${gateway}`,
   gateway,
+  via: `above-${gateway}`,
   sdk: "typescript/0.1.0",
   attributes: { os: "linux", cores: 4, mains: true },
   connected: true,
@@ -191,7 +218,7 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       await store.openRound(round);
       assert.equal((await store.session("beta"))?.nextRound, 2);
       assert.deepEqual(await store.openRounds("beta"), [round]);
-      const { plan: _plan, rosters: _rosters, ...row } = round;
+      const { plan: _plan, rosters: _rosters, incarnations: _incarnations, ...row } = round;
       assert.deepEqual(await store.round("beta.1"), row);
       const end = roundEnd("beta", 1, ["d1", "d2"]);
       assert.equal(await store.endRound(end), true);
@@ -265,24 +292,124 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       assert.deepEqual(decided?.metrics, { ...modelRow("eval", 0).metrics, ...metrics });
     });
 
-    test("a Partial that comes late is recorded once, and never over what a model holds", async () => {
-      await store.addSession(sessionRow("late"));
-      await store.addModel(modelRow("late", 0));
-      await store.openRound(openRound("late", 1));
-      await store.endRound(roundEnd("late", 1, ["d1"]));
-      const partial = { ...partialRow("late.1", 2), outcome: "expired", rule: "late" } as const;
-      const expired = ["d1", "d2"].map((device) => ({
-        ...contribution("late", 1, device),
-        outcome: "expired" as const,
-        rule: "late",
+    const keepLate = async (session: string, devices: readonly string[]) => {
+      await store.addSession(sessionRow(session));
+      await store.addModel(modelRow(session, 0));
+      await store.openRound(openRound(session, 1));
+      await store.endRound(roundEnd(session, 1, ["d1"]));
+      const partial = {
+        ...partialRow(`${session}.1`, 2),
+        outcome: "kept",
+        retained: true,
+      } as const;
+      const kept = devices.map((device) => ({
+        ...contribution(session, 1, device),
+        outcome: "kept" as const,
         model: null,
       }));
-      await store.recordPartial(partial, expired);
-      await store.recordPartial(partial, expired);
+      await store.recordPartial(partial, kept);
+      return { partial, kept };
+    };
+
+    test("a Partial that comes late is recorded once, and never over what is on record", async () => {
+      const { partial, kept } = await keepLate("late", ["d2", "d3"]);
+      await store.recordPartial(partial, kept);
+      const again = { ...partial, sequence: 3 };
+      const [overlap] = kept;
+      await assert.rejects(
+        store.recordPartial(again, overlap === undefined ? [] : [overlap]),
+        failsWith("store-conflict"),
+      );
+      assert.equal(await store.partial(again), undefined);
       const { items } = await store.listContributions({ session: "late" }, { limit: 10 });
-      assert.deepEqual(items, [contribution("late", 1, "d1"), expired[1]]);
-      assert.equal((await store.round("late.1"))?.expired, 1);
+      assert.deepEqual(items, [contribution("late", 1, "d1"), ...kept]);
+      const { merged, expired } = (await store.round("late.1")) ?? {};
+      assert.deepEqual([merged, expired], [1, 0]);
       assert.deepEqual(await store.partial(partial), partial);
+      assert.deepEqual(await store.retainedPartials("late"), [partial]);
+      const keys = ["d1", "d3", "d4"].map((device) => ({ round: 1, device }));
+      assert.deepEqual(await store.knownContributions("late", keys), keys.slice(0, 2));
+      const asked = { round: 1, device: "d1" };
+      assert.deepEqual(await store.knownContributions("late", [{ ...asked, round: 2 }]), []);
+      assert.deepEqual(await store.knownContributions("other", [asked]), []);
+    });
+
+    test("what was kept ends once: in a model that another round makes, or expired", async () => {
+      const { partial, kept } = await keepLate("settle", ["d2"]);
+      const contributions = kept.map(({ round, device }) => ({ round, device }));
+      const { gateway, incarnation, sequence } = partial;
+      const identity = { gateway, incarnation, sequence };
+      await store.openRound(openRound("settle", 2));
+      const end = roundEnd("settle", 2, ["d1"]);
+      const fate = { outcome: "merged", model: "settle.2" } as const;
+      const settled = [{ ...identity, fate, retained: true, contributions }];
+      assert.equal(await store.endRound({ ...end, settled }), true);
+      const held = { ...contribution("settle", 1, "d2"), model: "settle.2" };
+      const inModel = { session: "settle", model: "settle.2" };
+      const listed = (await store.listContributions(inModel, { limit: 9 })).items;
+      assert.deepEqual(listed, [held, contribution("settle", 2, "d1")]);
+      assert.equal((await store.round("settle.1"))?.merged, 2);
+      assert.deepEqual(await store.retainedPartials("settle"), [{ ...partial, outcome: "merged" }]);
+      // Its file is given up; what became of it stays.
+      const dropped = [{ ...identity, fate: null, retained: false, contributions }];
+      await store.saveProgress("settle", progress("settle", 3), 9, dropped);
+      assert.deepEqual(await store.retainedPartials("settle"), []);
+      assert.equal((await store.partial(identity))?.outcome, "merged");
+    });
+
+    test("an outcome that is decided is not decided again, and undoes all around it", async () => {
+      const { partial, kept } = await keepLate("once", ["d2"]);
+      const contributions = kept.map(({ round, device }) => ({ round, device }));
+      const fate = { outcome: "expired", rule: "max-staleness" } as const;
+      const expiry = { ...partial, fate, retained: false, contributions };
+      await store.saveProgress("once", progress("once", 2), 9, [expiry]);
+      const expired = { ...contribution("once", 1, "d2"), ...fate, model: null };
+      const only = { session: "once", outcome: "expired" } as const;
+      assert.deepEqual((await store.listContributions(only, { limit: 9 })).items, [expired]);
+      assert.equal((await store.round("once.1"))?.expired, 1);
+      await store.openRound(openRound("once", 2));
+      const end = roundEnd("once", 2, ["d1"]);
+      for (const settled of [
+        [expiry],
+        [{ ...expiry, fate: null }],
+        [{ ...expiry, sequence: 9, contributions: [] }],
+      ])
+        await assert.rejects(store.endRound({ ...end, settled }), failsWith("store-conflict"));
+      await assert.rejects(
+        store.saveProgress("once", progress("once", 7), 9, [expiry]),
+        failsWith("store-conflict"),
+      );
+      assert.equal((await store.session("once"))?.nextRound, 3);
+      assert.equal((await store.round("once.2"))?.state, "open");
+      assert.equal(await store.model("once.2"), undefined);
+    });
+
+    test("a gateway's notes are taken once each, by incarnation and class", async () => {
+      const batch = { gateway: "t1", incarnation: "i1", class: "metrics", atMs: 5 } as const;
+      const sample = (sequence: number) => ({ sequence, atMs: 100 + sequence, fields: { n: 1 } });
+      await store.takeTelemetry({ ...batch, last: 2, entries: [sample(1), sample(2)] });
+      await store.takeTelemetry({ ...batch, last: 2, entries: [sample(1), sample(2)] });
+      await store.takeTelemetry({ ...batch, last: 4, entries: [sample(2), sample(3)] });
+      await store.takeTelemetry({ ...batch, last: 4, entries: [sample(4)] });
+      const next = { ...batch, incarnation: "i2", atMs: 6 };
+      await store.takeTelemetry({ ...next, last: 1, entries: [sample(1)] });
+      const times = async (after?: number, limit = 9) => {
+        const { items, next } = await store.listSamples("t1", { after, limit });
+        return { atMs: items.map(({ atMs }) => atMs), next };
+      };
+      assert.deepEqual((await times()).atMs, [101, 103, 102, 101]);
+      const first = await times(undefined, 1);
+      assert.deepEqual((await times(first.next)).atMs, [103, 102, 101]);
+      assert.deepEqual((await store.listSamples("t2", { limit: 9 })).items, []);
+      const event = { sequence: 1, atMs: 7, level: "warn", name: "x", fields: { gateway: "t1" } };
+      const logs = { ...batch, class: "logs", last: 1, entries: [event] } as const;
+      await store.takeTelemetry(logs as Parameters<Store["takeTelemetry"]>[0]);
+      await store.takeTelemetry(logs as Parameters<Store["takeTelemetry"]>[0]);
+      const events = (await store.listEvents({ limit: 9 })).items;
+      assert.deepEqual(
+        events.filter(({ name }) => name === "x").map(({ sequence: _, ...rest }) => rest),
+        [{ atMs: 7, level: "warn", name: "x", fields: { gateway: "t1" } }],
+      );
     });
 
     test("contributions are filtered and paged by round and device", async () => {

@@ -12,6 +12,7 @@ import type {
   PartialRow,
   RoundRow,
   RoundState,
+  SampleRow,
   SessionProgress,
   SessionRow,
 } from "./rows.js";
@@ -35,8 +36,39 @@ export type RoundEnd = {
   readonly partials: readonly PartialRow[];
   readonly contributions: readonly ContributionRow[];
   readonly evaluation?: EvaluationRow;
+  /** What becomes of Partials that were kept before. */
+  readonly settled?: readonly Settlement[];
   readonly progress: SessionProgress;
 };
+
+/** What becomes of a Partial on record whose file is retained. */
+export type Settlement = PartialIdentity & {
+  /** Null where it was decided before, and only its file is kept on or given up. */
+  readonly fate:
+    | { readonly outcome: "merged"; readonly model: string }
+    | { readonly outcome: "expired"; readonly rule: string }
+    | null;
+  readonly retained: boolean;
+  /** Its contributions. */
+  readonly contributions: readonly ContributionKey[];
+};
+
+export type ContributionKey = { readonly round: number; readonly device: string };
+
+/** What a gateway noted while it could not send it, oldest first; unreadable entries left out. */
+export type TelemetryBatch = {
+  readonly gateway: string;
+  readonly incarnation: string;
+  /** Of the newest entry, an unreadable one included. */
+  readonly last: number;
+  /** When it came. */
+  readonly atMs: number;
+} & (
+  | { readonly class: "metrics"; readonly entries: readonly Noted<Omit<SampleRow, "gateway">>[] }
+  | { readonly class: "logs"; readonly entries: readonly Noted<EventRow>[] }
+);
+/** With the sequence that its gateway gave it. */
+type Noted<T> = Omit<T, "sequence"> & { readonly sequence: number };
 
 export type ModelDecision = {
   readonly model: string;
@@ -48,6 +80,8 @@ export type ModelDecision = {
 export type ContributionFilter = {
   readonly session: string;
   readonly round?: number | undefined;
+  /** Those that this model is the first to hold. */
+  readonly model?: string | undefined;
   readonly outcome?: ContributionOutcome | undefined;
 };
 
@@ -58,8 +92,8 @@ export type ContributionFilter = {
  * `saveDevices`, `detachAll` and `appendEvents`: those are durable with the next one that is, and a
  * power cut may lose the newest of them. Transactions run one at a time, in the order of the calls.
  * Failures are `TributaryError`: `store-failed`, `store-unreachable` (retryable), `store-conflict`
- * for a row that exists with other content, `store-unknown` for a row that an update names and
- * that is not there.
+ * for a row that exists with other content, or whose outcome is decided already, `store-unknown`
+ * for a row that an update names and that is not there.
  */
 export type Store = {
   /** Adds a session; resolves to false and changes nothing when its id is taken. */
@@ -69,13 +103,21 @@ export type Store = {
   listSessions(page: Page<string>): Promise<Slice<SessionRow, string>>;
   /** Every session in the state `running`: what a restart goes on with. */
   runningSessions(): Promise<readonly SessionRow[]>;
-  saveProgress(session: string, progress: SessionProgress, atMs: number): Promise<void>;
+  /** Moves a session, and settles Partials that it kept, in one transaction. */
+  saveProgress(
+    session: string,
+    progress: SessionProgress,
+    atMs: number,
+    settled?: readonly Settlement[],
+  ): Promise<void>;
 
   /** Opens a round and moves the session's `nextRound` past it, in one transaction. */
   openRound(round: OpenRound): Promise<void>;
   /** Ends an open round. Resolves to false and changes nothing when it has ended before. */
   endRound(end: RoundEnd): Promise<boolean>;
   round(id: string): Promise<RoundRow | undefined>;
+  /** A round with its plan and rosters, open or not. */
+  wholeRound(id: string): Promise<OpenRound | undefined>;
   /** Rounds of a session that are open, oldest first, with their plans and rosters. */
   openRounds(session: string): Promise<readonly OpenRound[]>;
   /** Rounds of a session, newest first; the key is a round's number. */
@@ -98,10 +140,18 @@ export type Store = {
 
   /**
    * Records a Partial outside a round's end (late, or refused) with its contributions, all or
-   * nothing. A contribution that is recorded already stays as it is.
+   * nothing; nothing changes when its identity is on record. A contribution that is on record
+   * already is a `store-conflict`.
    */
   recordPartial(partial: PartialRow, contributions: readonly ContributionRow[]): Promise<void>;
   partial(identity: PartialIdentity): Promise<PartialRow | undefined>;
+  /** Partials of a session whose files are retained, in the order in which they came. */
+  retainedPartials(session: string): Promise<readonly PartialRow[]>;
+  /** Those of `keys` that are on record, whatever became of them. */
+  knownContributions(
+    session: string,
+    keys: readonly ContributionKey[],
+  ): Promise<readonly ContributionKey[]>;
   /** Contributions of a session by round and device. */
   listContributions(
     filter: ContributionFilter,
@@ -127,6 +177,14 @@ export type Store = {
   appendEvents(events: readonly Omit<EventRow, "sequence">[]): Promise<void>;
   /** Events after a sequence, oldest first; without one, the newest `limit`. */
   listEvents(page: Page<number>): Promise<Slice<EventRow, number>>;
+
+  /**
+   * Takes a batch of a gateway's notes, samples or events, in one durable transaction. What is not
+   * newer than the newest taken of the same gateway, incarnation and class is left out.
+   */
+  takeTelemetry(batch: TelemetryBatch): Promise<void>;
+  /** Samples of a gateway, those that came last first; the key is a sequence. */
+  listSamples(gateway: string, page: Page<number>): Promise<Slice<SampleRow, number>>;
 
   /** A query that any working store answers. */
   ping(): Promise<void>;

@@ -40,6 +40,7 @@ export async function seed(store: Store): Promise<void> {
       closedAtMs: null,
       plan: new Uint8Array(3),
       rosters: { g1: ["d1", "d2", "d3"] },
+      incarnations: { g1: "i1" },
     });
     const devices = ["d3", "d1", "d2"];
     await store.endRound({
@@ -55,6 +56,7 @@ export async function seed(store: Store): Promise<void> {
         device,
         gateway: "g1",
         samples: 5,
+        updates: 1,
         outcome: "model",
         rule: null,
         model: round,
@@ -85,6 +87,7 @@ function modelOf(number: number): ModelRow {
     bytes: 100,
     parameters: 10,
     parent: number === 0 ? null : `alpha.${number - 1}`,
+    version: number,
     session: "alpha",
     round: number === 0 ? null : `alpha.${number}`,
     state: number === 0 ? "published" : "candidate",
@@ -92,6 +95,7 @@ function modelOf(number: number): ModelRow {
     contributors: 3,
     metrics: { loss: 1 / 3 },
     sumDigest: null,
+    groups: null,
     fractionBits: [20],
     createdAtMs: 1,
   };
@@ -113,6 +117,10 @@ async function seedFleet(store: Store): Promise<void> {
       freeDiskBytes: 2 ** 40,
       refusals: { "not-finite": 1 },
       duplicatesDropped: 0,
+      budgetBytes: 2 ** 30,
+      roundTripMs: 3,
+      clockOffsetMs: -5,
+      classes: { logs: { bytes: 10, budgetBytes: 2 ** 20, evicted: 1 } },
       ...seen,
     })),
   );
@@ -121,6 +129,7 @@ async function seedFleet(store: Store): Promise<void> {
       id: `d${number}`,
       site: number === 3 ? "s2" : "s1",
       gateway: number === 3 ? "g2" : "g1",
+      via: number === 3 ? "g2" : "g1",
       sdk: "typescript/0.1.0",
       attributes: { cores: 4, os: "linux", mains: false },
       connected: true,

@@ -1,5 +1,5 @@
 import { type ClientDuplexStream, credentials, Metadata, type ServiceError } from "@grpc/grpc-js";
-import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import { roundsOf, type Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import {
   type AttachRequest,
   type AttachResponse,
@@ -97,12 +97,21 @@ export async function attachGateway(
   };
   send({
     $case: "hello",
-    value: { protocolVersion, gateway: id, site, incarnation, softwareVersion: "test", rounds },
+    value: {
+      protocolVersion,
+      gateway: id,
+      site,
+      incarnation,
+      softwareVersion: "test",
+      rounds,
+      below: [],
+      nowMs: 0n,
+    },
   });
   const deliver: TestGateway["deliver"] = (sum, sequence) => {
     const { bytes, digest } = encodedSum(sum);
     const partialId = { gateway: id, incarnation, sequence: BigInt(sequence) };
-    return deliverBytes(client, partialId, sum.round, bytes, digest);
+    return deliverBytes(client, partialId, roundsOf(sum).at(-1) ?? "", bytes, digest);
   };
   return {
     id,
@@ -114,6 +123,8 @@ export async function attachGateway(
         device,
         sdk: "test",
         attributes: Buffer.alloc(0),
+        site: "",
+        gateway: "",
       }));
       send({ $case: "devicesChanged", value: { all: true, joined, left: [] } });
     },

@@ -11,13 +11,22 @@ import type {
   OpenRound,
   PartialRow,
   RoundRow,
+  SampleRow,
   SessionProgress,
   SessionRow,
 } from "../store/rows.js";
 import { askFor, sliceOf } from "../store/slice.js";
-import type { ModelDecision, Page, RoundEnd, Slice, Store } from "../store/store.js";
+import type {
+  ModelDecision,
+  Page,
+  RoundEnd,
+  Settlement,
+  Slice,
+  Store,
+  TelemetryBatch,
+} from "../store/store.js";
 import { storable, toJson } from "../store/tables.js";
-import { type MemoryTables, memoryTables } from "./memory-tables.js";
+import { type MemoryTable, type MemoryTables, memoryTables } from "./memory-tables.js";
 
 /**
  * The cloud's store in memory, for tests and simulation. `crash` loses what the store's contract
@@ -29,6 +38,9 @@ type Fleet = {
   readonly gateways: Map<string, GatewayRow>;
   readonly devices: Map<string, DeviceRow>;
   events: EventRow[];
+  samples: SampleRow[];
+  /** Newest sequence taken, by gateway, incarnation and class. */
+  readonly marks: Map<string, number>;
 };
 
 export function memoryStore(): MemoryStore {
@@ -41,12 +53,21 @@ export function memoryStore(): MemoryStore {
   const fleet = fleetIn();
   const sessions = sessionsIn(tables, durable);
   const models = modelsIn(tables, durable);
-  const rounds = roundsIn(tables, durable, sessions.update, models.decide);
+  const roundTable = tables.table<OpenRound>("round", ({ id }) => id);
+  const partials = partialsIn(tables, durable, roundTable);
+  const rounds = roundsIn(roundTable, durable, sessions.update, models.decide, partials.update);
   return {
     ...sessions.queries,
     ...models.queries,
+    ...partials.queries,
     ...rounds,
     ...fleet.queries,
+    saveProgress: async (session, progress, atMs, settled = []) =>
+      durable(() => {
+        sessions.update.progress(session, progress, atMs);
+        partials.update.settle(session, settled);
+      }),
+    takeTelemetry: async (batch) => durable(() => fleet.take(batch)),
     crash: () => fleet.crash(),
     async ping() {},
     async close() {},
@@ -80,10 +101,7 @@ function sessionsIn(tables: MemoryTables, durable: Durably) {
     const reason = progress.reason === null ? null : storable(progress.reason);
     sessions.replace(session, { ...row, ...progress, reason, updatedAtMs: atMs });
   };
-  const queries: Pick<
-    Store,
-    "addSession" | "session" | "listSessions" | "runningSessions" | "saveProgress"
-  > = {
+  const queries: Pick<Store, "addSession" | "session" | "listSessions" | "runningSessions"> = {
     addSession: async (session) => durable(() => sessions.insertNew(session)),
     session: async (id) => sessions.get(id),
     async listSessions({ after, limit }) {
@@ -91,7 +109,6 @@ function sessionsIn(tables: MemoryTables, durable: Durably) {
       return page(rows, limit, ({ id }) => id, self);
     },
     runningSessions: async () => byId(sessions.where(({ state }) => state === "running")),
-    saveProgress: async (session, progress, atMs) => durable(() => update(session, progress, atMs)),
   };
   /** Moves `nextRound` past a round that opens; nothing happens for an unknown session. */
   const opened = (id: string, number: number, atMs: number): void => {
@@ -185,48 +202,35 @@ function modelsIn(tables: MemoryTables, durable: Durably) {
 type Sessions = ReturnType<typeof sessionsIn>["update"];
 type Models = ReturnType<typeof modelsIn>["decide"];
 
-function roundsIn(tables: MemoryTables, durable: Durably, sessions: Sessions, models: Models) {
-  const rounds = tables.table<OpenRound>("round", ({ id }) => id);
-  const partials = tables.table<PartialRow>("Partial", partialKey);
-  const contributions = tables.table<ContributionRow>(
-    "contribution",
-    ({ session, round, device }) => `${session} ${round} ${device}`,
-  );
+type Partials = ReturnType<typeof partialsIn>["update"];
+
+function roundsIn(
+  rounds: MemoryTable<OpenRound>,
+  durable: Durably,
+  sessions: Sessions,
+  models: Models,
+  partials: Partials,
+) {
   const end = (given: RoundEnd): boolean => {
     const row = rounds.get(given.round);
     if (row === undefined)
       throw new TributaryError("store-unknown", `the store has no round ${given.round}`);
     if (row.state !== "open") return false;
     const { state, rule, closedAtMs } = given;
-    const merged = given.contributions.filter(({ outcome }) => outcome === "model").length;
-    rounds.replace(row.id, {
-      ...row,
-      state,
-      rule,
-      closedAtMs,
-      model: given.model?.id ?? null,
-      partials: given.partials.length,
-      merged,
-      expired: row.expired + given.contributions.length - merged,
-    });
+    const model = given.model?.id ?? null;
+    const count = given.partials.length;
+    rounds.replace(row.id, { ...row, state, rule, closedAtMs, model, partials: count });
     if (given.model !== undefined) models.insert(given.model);
     for (const decision of given.decided ?? []) models.decide(decision);
-    for (const partial of given.partials) partials.insert(partial);
-    for (const contribution of given.contributions) contributions.insert(contribution);
+    partials.insert(given.partials, given.contributions);
+    partials.settle(row.session, given.settled ?? []);
     if (given.evaluation !== undefined) models.evaluate(given.evaluation);
     sessions.progress(row.session, given.progress, closedAtMs);
     return true;
   };
   const queries: Pick<
     Store,
-    | "openRound"
-    | "endRound"
-    | "round"
-    | "openRounds"
-    | "listRounds"
-    | "recordPartial"
-    | "partial"
-    | "listContributions"
+    "openRound" | "endRound" | "round" | "wholeRound" | "openRounds" | "listRounds"
   > = {
     openRound: async (round) =>
       durable(() => {
@@ -238,6 +242,7 @@ function roundsIn(tables: MemoryTables, durable: Durably, sessions: Sessions, mo
       const row = rounds.get(id);
       return row && withoutPlan(row);
     },
+    wholeRound: async (id) => rounds.get(id),
     async openRounds(session) {
       const rows = rounds.where((row) => row.session === session && row.state === "open");
       return rows.sort((a, b) => a.number - b.number);
@@ -248,20 +253,77 @@ function roundsIn(tables: MemoryTables, durable: Durably, sessions: Sessions, mo
         .sort((a, b) => b.number - a.number);
       return page(rows, limit, ({ number }) => number, withoutPlan);
     },
+  };
+  return queries;
+}
+
+function partialsIn(tables: MemoryTables, durable: Durably, rounds: MemoryTable<OpenRound>) {
+  const partials = tables.table<PartialRow>("Partial", partialKey);
+  const contributions = tables.table<ContributionRow>("contribution", contributionKey);
+  /** Adds a decided contribution to the counts of its round. */
+  const count = ({ session, round, outcome }: ContributionRow): void => {
+    const row = rounds.get(`${session}.${round}`);
+    if (row === undefined || outcome === "kept") return;
+    const field = outcome === "model" ? "merged" : "expired";
+    rounds.replace(row.id, { ...row, [field]: row[field] + 1 });
+  };
+  const insert = (rows: readonly PartialRow[], given: readonly ContributionRow[]): void => {
+    for (const partial of rows) partials.insert(partial);
+    for (const contribution of given) {
+      contributions.insert(contribution);
+      count(contribution);
+    }
+  };
+  const settle = (session: string, settled: readonly Settlement[]): void => {
+    for (const { fate, retained, contributions: keys, ...identity } of settled) {
+      const key = partialKey(identity);
+      const row = partials.get(key);
+      if (row?.session !== session || !row.retained || (fate !== null && row.outcome !== "kept"))
+        throw new TributaryError("store-conflict", `${key} was decided before`);
+      const { outcome } = fate ?? row;
+      const rule = fate?.outcome === "expired" ? fate.rule : row.rule;
+      partials.replace(key, { ...row, outcome, rule, retained });
+      if (fate === null) continue;
+      for (const at of keys) {
+        const contribution = contributions.get(contributionKey({ session, ...at }));
+        if (contribution?.outcome !== "kept")
+          throw new TributaryError("store-conflict", `a contribution of ${key} was decided before`);
+        const decided: ContributionRow =
+          fate.outcome === "merged"
+            ? { ...contribution, outcome: "model", model: fate.model }
+            : { ...contribution, outcome: "expired", rule: fate.rule };
+        contributions.replace(contributionKey(decided), decided);
+        count(decided);
+      }
+    }
+  };
+  const queries: Pick<
+    Store,
+    "recordPartial" | "partial" | "retainedPartials" | "knownContributions" | "listContributions"
+  > = {
     recordPartial: async (partial, given) =>
       durable(() => {
-        if (!partials.insertNew(partial)) return;
-        const added = given.filter((contribution) => contributions.insertNew(contribution)).length;
-        const round = rounds.get(partial.round);
-        if (round !== undefined)
-          rounds.replace(round.id, { ...round, expired: round.expired + added });
+        if (partials.get(partialKey(partial)) === undefined) insert([partial], given);
       }),
     partial: async (identity) => partials.get(partialKey(identity)),
-    async listContributions({ session, round, outcome }, { after, limit }) {
+    async retainedPartials(session) {
+      const rows = partials.where((row) => row.session === session && row.retained);
+      return rows.sort(
+        (a, b) => a.receivedAtMs - b.receivedAtMs || (partialKey(a) < partialKey(b) ? -1 : 1),
+      );
+    },
+    async knownContributions(session, keys) {
+      return keys
+        .filter((key) => contributions.get(contributionKey({ session, ...key })) !== undefined)
+        .map(({ round, device }) => ({ round, device }))
+        .sort((a, b) => a.round - b.round || (a.device < b.device ? -1 : 1));
+    },
+    async listContributions({ session, round, model, outcome }, { after, limit }) {
       const rows = contributions.where(
         (row) =>
           row.session === session &&
           (round === undefined || row.round === round) &&
+          (model === undefined || row.model === model) &&
           (outcome === undefined || row.outcome === outcome) &&
           (after === undefined ||
             row.round > after[0] ||
@@ -271,20 +333,35 @@ function roundsIn(tables: MemoryTables, durable: Durably, sessions: Sessions, mo
       return page(rows, limit, (row) => [row.round, row.device] as const, self);
     },
   };
-  return queries;
+  return { queries, update: { insert, settle } };
+}
+
+function contributionKey(of: Pick<ContributionRow, "session" | "round" | "device">): string {
+  return `${of.session} ${of.round} ${of.device}`;
 }
 
 function partialKey({ gateway, incarnation, sequence }: PartialIdentity): string {
   return `${gateway} ${incarnation} ${sequence}`;
 }
 
-function withoutPlan({ plan: _plan, rosters: _rosters, ...row }: OpenRound): RoundRow {
+function withoutPlan({
+  plan: _plan,
+  rosters: _rosters,
+  incarnations: _incarnations,
+  ...row
+}: OpenRound): RoundRow {
   return row;
 }
 
 /** The fleet and the events: written lazily. */
 function fleetIn() {
-  let written: Fleet = { gateways: new Map(), devices: new Map(), events: [] };
+  let written: Fleet = {
+    gateways: new Map(),
+    devices: new Map(),
+    events: [],
+    samples: [],
+    marks: new Map(),
+  };
   let safe: Fleet = copyFleet(written);
   let dirty = false;
   let sequence = 0;
@@ -311,6 +388,11 @@ function fleetIn() {
       ({ id }) => id,
       (row) => ({ ...row }),
     );
+  const append = (events: readonly Omit<EventRow, "sequence">[]): void => {
+    dirty = true;
+    written.events.push(...events.map((event) => ({ ...event, sequence: ++sequence })));
+    written.events = written.events.slice(-storeLimits.eventsKept);
+  };
   const queries: Pick<
     Store,
     | "saveGateways"
@@ -320,6 +402,7 @@ function fleetIn() {
     | "detachAll"
     | "appendEvents"
     | "listEvents"
+    | "listSamples"
   > = {
     saveGateways: async (gateways) => put(written.gateways, gateways),
     listGateways: async (at) => listed(written.gateways, at, () => true),
@@ -339,20 +422,35 @@ function fleetIn() {
       for (const [id, row] of written.devices)
         written.devices.set(id, { ...row, connected: false });
     },
-    async appendEvents(events) {
-      dirty = true;
-      written.events.push(...events.map((event) => ({ ...event, sequence: ++sequence })));
-      written.events = written.events.slice(-storeLimits.eventsKept);
-    },
+    appendEvents: async (events) => append(events),
     async listEvents({ after, limit }) {
       if (after === undefined)
         return { items: written.events.slice(1 - askFor(limit)), next: undefined };
       const rows = written.events.filter((event) => event.sequence > after);
       return page(rows, limit, (event) => event.sequence, self);
     },
+    async listSamples(gateway, { after, limit }) {
+      const rows = written.samples
+        .filter((row) => row.gateway === gateway && (after === undefined || row.sequence < after))
+        .reverse();
+      return page(rows, limit, (row) => row.sequence, self);
+    },
+  };
+  const take = (batch: TelemetryBatch): void => {
+    const mark = `${batch.gateway} ${batch.incarnation} ${batch.class}`;
+    const taken = written.marks.get(mark) ?? -1;
+    if (batch.last <= taken) return;
+    written.marks.set(mark, batch.last);
+    const fresh = batch.entries.filter((entry) => entry.sequence > taken);
+    dirty = true;
+    if (batch.class === "logs") return append(fresh as EventRow[]);
+    for (const { atMs, fields } of fresh)
+      written.samples.push({ sequence: ++sequence, gateway: batch.gateway, atMs, fields });
+    written.samples = written.samples.slice(-storeLimits.samplesKept);
   };
   return {
     queries,
+    take,
     sync() {
       if (dirty) safe = copyFleet(written);
       dirty = false;
@@ -364,6 +462,12 @@ function fleetIn() {
   };
 }
 
-function copyFleet({ gateways, devices, events }: Fleet): Fleet {
-  return { gateways: new Map(gateways), devices: new Map(devices), events: [...events] };
+function copyFleet({ gateways, devices, events, samples, marks }: Fleet): Fleet {
+  return {
+    gateways: new Map(gateways),
+    devices: new Map(devices),
+    events: [...events],
+    samples: [...samples],
+    marks: new Map(marks),
+  };
 }

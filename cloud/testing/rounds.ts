@@ -42,11 +42,15 @@ export function plan(over: Partial<Plan> = {}): Plan {
 export function sumOf(
   of: Plan,
   samples: Readonly<Record<string, number>>,
-  { q = 64, metrics = {} }: { q?: number; metrics?: Readonly<Record<string, number>> } = {},
+  {
+    q = 64,
+    metrics = {},
+    site = "s1",
+  }: { q?: number; metrics?: Readonly<Record<string, number>>; site?: string | null } = {},
 ): Sum {
   const contributors = Object.keys(samples)
     .sort()
-    .map((device) => ({ device, samples: samples[device] ?? 0 }));
+    .map((device) => ({ round: of.round, device, samples: samples[device] ?? 0, updates: 1 }));
   const weight = contributors.reduce((sum, c) => sum + BigInt(c.samples), 0n);
   const coordinates = of.task === "evaluate" ? 0 : parameterCount(of.layout);
   const metricSums = Object.entries(metrics).map(([name, value]) => {
@@ -55,7 +59,7 @@ export function sumOf(
     return [name, { sum: fixed * weight, weight }];
   });
   return {
-    round: of.round,
+    site,
     base: of.base.model,
     baseDigest: of.base.digest,
     grid: of.grid,
