@@ -163,9 +163,11 @@ function asBuffer(bytes: Uint8Array): Buffer {
 
 /** The error that ends a control stream, with the code that the upstream refused it with. */
 function refusedWith(error: Error): Error {
-  const [code] = (error as Partial<ServiceError>).metadata?.get(CODE_KEY) ?? [];
+  const { metadata, details = error.message } = error as Partial<ServiceError>;
+  const [code] = metadata?.get(CODE_KEY) ?? [];
   if (!isCode(code)) return error;
-  return new TributaryError(code, error.message, { retryable: isRetryable(code), cause: error });
+  const message = details.replace(`${code}: `, "");
+  return new TributaryError(code, message, { retryable: isRetryable(code), cause: error });
 }
 
 function linkError(call: string, cause: unknown): TributaryError {

@@ -15,6 +15,10 @@ export type TierProcess = {
   /** Resolves with the first event of a name, past or to come, that has these fields. */
   event(name: string, fields?: Readonly<Record<string, unknown>>): Promise<Line>;
   count(name: string, fields?: Readonly<Record<string, unknown>>): number;
+  /** What it wrote to its standard error, by line. */
+  readonly complaints: readonly string[];
+  /** Waits until the process ends by itself; its exit code. */
+  ended(): Promise<number | null>;
   /** Sends the signal and waits until the process is gone; the exit code, or null after SIGKILL. */
   end(signal: "SIGKILL" | "SIGTERM" | "SIGINT"): Promise<number | null>;
 };
@@ -37,13 +41,18 @@ export function startTier(
   const child = spawn(process.execPath, [command, ...args, "--json"], {
     cwd,
     env: { ...inherited, ...env },
-    stdio: ["ignore", "pipe", "inherit"],
+    stdio: ["ignore", "pipe", "pipe"],
   });
   const who = args.slice(0, 2).join(" ");
   const log = createEventLog<Line>(`${who} (${child.pid})`);
   createInterface({ input: child.stdout }).on("line", (text) => {
     if (text.startsWith("{")) log.add(JSON.parse(text) as Line);
     else process.stderr.write(`${who}: ${text}\n`);
+  });
+  const complaints: string[] = [];
+  createInterface({ input: child.stderr }).on("line", (text) => {
+    complaints.push(text);
+    process.stderr.write(`${text}\n`);
   });
   const gone = once(child, "close");
   let asked = false;
@@ -54,6 +63,12 @@ export function startTier(
     pid: child.pid ?? 0,
     event: async (name, fields) => (await log.event(name, fields)) as Line,
     count: log.count,
+    complaints,
+    async ended() {
+      asked = true;
+      await gone;
+      return child.exitCode;
+    },
     async end(signal) {
       asked = true;
       if (child.exitCode === null && child.signalCode === null) child.kill(signal);
