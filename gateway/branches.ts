@@ -53,7 +53,7 @@ export type Branches = {
   ownRefused(round: string, refusal: Refusal): void;
   /** Of every round that the upstream has not closed. */
   progress(): RoundProgress[];
-  /** Rounds that are not complete. */
+  /** Rounds that the upstream has not closed, as far as is known here. */
   openRounds(): string[];
   /** What a gateway that attached is to know of its rounds; `held` are those it has results of. */
   attached(gateway: string, held: readonly string[]): AttachResponse[];
@@ -116,6 +116,7 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
   let closing = false;
 
   function apply(branch: Branch, event: BranchEvent): void {
+    if (closing) return; // what is durable says the same after the next start
     run(branch, stepBranch(branch.state, event));
   }
 
@@ -382,7 +383,9 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
       return [...alone, ...open.map(progressOf)];
     },
     openRounds: () =>
-      [...branches.values()].flatMap(({ state }) => (state.complete ? [] : [state.round])),
+      [...branches.values()].flatMap(({ record }) =>
+        record.outcome === undefined ? [record.round] : [],
+      ),
     attached(gateway, held) {
       const messages: AttachResponse[] = [];
       for (const round of held) {

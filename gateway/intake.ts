@@ -82,6 +82,7 @@ export function createIntake(options: IntakeOptions): Destination {
     },
     // A round that is forgotten, or that another gateway was given in this one's place, is known above.
     knowsRound: async () => true,
+    hasRoom: (bytes) => options.storage.fits(bytes),
     deliver: (announcement, partial) => take(announcement, partial, announcement.totalBytes),
     async recordRefusal({ identity, digest, round }, refusal) {
       const { code, message } = refusal;

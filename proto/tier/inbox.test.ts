@@ -45,7 +45,14 @@ function setup(answer: (partial: Sum) => Delivery | Promise<Delivery> = merged) 
       settled.set(identityText(identity), { digest, state: { receivedBytes: 0, refusal } });
     },
   };
-  return { inbox: createInbox(disk, clock, destination), disk, clock, delivered, refusals };
+  return {
+    inbox: createInbox(disk, clock, destination),
+    destination,
+    disk,
+    clock,
+    delivered,
+    refusals,
+  };
 }
 
 function merged(): Delivery {
@@ -180,6 +187,14 @@ test("an unknown round, no bytes and too many bytes are refused before any is se
   assert.equal(codeOf(await inbox.open(announce(bytes, { totalBytes: 0 }))), "partial-malformed");
   assert.equal(codeOf(await inbox.open(announce(bytes, { totalBytes: 2 ** 40 }))), "too-large");
   assert.deepEqual(inbox.load(), { uploads: 0, bytes: 0 });
+});
+
+test("where there is no room nothing is sent, and the Partial may come again", async () => {
+  const { inbox, destination } = setup();
+  destination.hasRoom = (size) => size < bytes.length;
+  assert.equal(codeOf(await inbox.open(announce(bytes))), "storage-full");
+  destination.hasRoom = (size) => size <= bytes.length;
+  assert.equal(codeOf(await send(inbox, announce(bytes))), "accepted");
 });
 
 test("bytes out of order or past the announced end change nothing", async () => {

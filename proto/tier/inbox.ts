@@ -45,6 +45,8 @@ export type Settled = { readonly digest: string; readonly state: UploadState };
 export type Destination = {
   settled(identity: PartialIdentity): Promise<Settled | undefined>;
   knowsRound(round: string): Promise<boolean>;
+  /** Whether there is room for so many bytes more; without it there is. */
+  hasRoom?(bytes: number): boolean;
   /** Takes a whole Partial. When it resolves with a receipt, the Partial is durable. */
   deliver(
     announcement: Announcement,
@@ -126,6 +128,8 @@ export function createInbox(disk: Disk, clock: Clock, destination: Destination):
       return final(refuse("too-large", `a Partial of ${announcement.totalBytes} bytes`));
     if (!(await destination.knowsRound(announcement.round)))
       return final(refuse("unknown-round", `no round ${announcement.round}`));
+    if (destination.hasRoom?.(announcement.totalBytes) === false)
+      return refuse("storage-full", "there is no room for it now; hold it");
     if (opening.has(key) || !(await makeRoom(announcement.totalBytes)))
       return refuse("busy", "too many Partials are being received");
     opening.add(key);
