@@ -24,6 +24,7 @@ function open(disk: MemoryDisk, changes: Partial<Parameters<typeof openCombine>[
     path,
     kernel,
     plan,
+    subject: plan,
     site: "plant",
     clock: systemClock(),
     random: seededRandom(1),

@@ -49,7 +49,10 @@ export type CombineOptions = {
   /** Of the journal's file. */
   readonly path: string;
   readonly kernel: Kernel;
+  /** What its devices were asked. */
   readonly plan: Plan;
+  /** The round of the cloud's, and its base, for which they contribute. */
+  readonly subject: Pick<Plan, "round" | "base">;
   /** The site whose devices contribute. */
   readonly site: string;
   readonly clock: Clock;
@@ -288,12 +291,12 @@ export async function openCombine(options: CombineOptions): Promise<Combine> {
   };
 }
 
-function newAccumulator({ kernel, plan, site }: CombineOptions): Accumulator {
+function newAccumulator({ kernel, plan, subject, site }: CombineOptions): Accumulator {
   return createAccumulator(kernel, plan.layout, plan.grid, BigInt(plan.totalMax), {
-    round: plan.round,
+    round: subject.round,
     site,
-    base: plan.base.model,
-    baseDigest: plan.base.digest,
+    base: subject.base.model,
+    baseDigest: subject.base.digest,
     evaluation: plan.task === "evaluate",
   });
 }

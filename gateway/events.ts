@@ -42,6 +42,8 @@ export type GatewayEvent =
   | { level: "info"; name: "uplink-attached"; upstream: string }
   | { level: "warn"; name: "uplink-lost"; reason: string; retryMs: number }
   | { level: "info"; name: "uplink-window"; open: boolean; trusted: boolean }
+  | { level: "info"; name: "status-started"; url: string }
+  | { level: "warn"; name: "status-unavailable"; message: string }
   | { level: "warn"; name: "clock-untrusted"; floor: string; offsetMs: number }
   | { level: "warn"; name: "clock-skew"; offsetMs: number }
   | { level: "info"; name: "clock-agrees"; offsetMs: number }
@@ -126,6 +128,7 @@ export type GatewayEvent =
   | { level: "info"; name: "model-evicted"; digest: string; bytes: number }
   | { level: "warn"; name: "model-failed"; model: string; message: string }
   | { level: "info"; name: "model-published"; model: string; session: string }
+  | { level: "info" | "error"; name: "storage-state"; state: string; freeBytes: number }
   | { level: "error"; name: "storage-failed"; what: string; message: string };
 
 export type GatewayEvents = EventSink<GatewayEvent>;

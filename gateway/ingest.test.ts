@@ -44,9 +44,7 @@ function bench(
     get open() {
       return round.open;
     },
-    get weight() {
-      return round.weight;
-    },
+    weightBeside: () => round.weight,
     offered: () => true,
     contributed: () => undefined,
   };

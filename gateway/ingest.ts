@@ -45,8 +45,8 @@ export type RoundSource = {
 export type RoundView = {
   readonly plan: Plan;
   readonly open: boolean;
-  /** Samples durable, or on their way through the journal. */
-  readonly weight: number;
+  /** Samples durable, or on their way through the journal, that count beside the device's. */
+  weightBeside(device: string): number;
   offered(device: string): boolean;
   contributed(device: string): string | undefined;
 };
@@ -104,7 +104,7 @@ export function createIngest(options: IngestOptions): Ingest {
     const view = rounds.facts(round);
     if (view === undefined || view === "sealed") return view;
     const weightBeside = (device: string) => {
-      let weight = view.weight;
+      let weight = view.weightBeside(device);
       for (const upload of granted) {
         if (upload.begin.round === round && upload.device !== device)
           weight += upload.begin.samples;

@@ -7,6 +7,7 @@ import { verifyChunk } from "@tributary/proto/wire/manifest.js";
 import type { Manifest } from "@tributary/proto/wire/plan.js";
 import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
+import { isSiteId } from "./site-plan.js";
 import type { SiteTime } from "./site-time.js";
 import type { ModelRecord, Store } from "./store.js";
 import type { Upstream } from "./upstream.js";
@@ -15,6 +16,15 @@ import type { Upstream } from "./upstream.js";
 export type Models = {
   /** Wants a model: it is downloaded when the link allows. Idempotent. */
   want(manifest: Manifest): void;
+  /**
+   * Keeps a model that was made here, durably. Rejects with `model-too-large` when it does not fit
+   * beside what is pinned.
+   */
+  put(manifest: Manifest, bytes: Uint8Array): Promise<void>;
+  /** Forgets a model that was made here, once no round needs it. */
+  drop(digest: string): Promise<void>;
+  /** Models that were made here. */
+  made(): readonly Manifest[];
   /** Keeps a model from eviction, as the base of an open round; undone as often. */
   pin(digest: string): void;
   unpin(digest: string): void;
@@ -70,6 +80,9 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
     complete,
   });
 
+  const tooLarge = (bytes: number) =>
+    new TributaryError("model-too-large", `${bytes} bytes do not fit modelCacheBytes`);
+
   async function drop(digest: string): Promise<void> {
     models.delete(digest);
     wants.delete(digest);
@@ -106,9 +119,7 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
       if (closed || !options.attached()) return;
       const { model: name, digest, bytes } = model.manifest;
       try {
-        if (!(await makeRoom(model))) {
-          throw new TributaryError("model-too-large", `${bytes} bytes do not fit modelCacheBytes`);
-        }
+        if (!(await makeRoom(model))) throw tooLarge(bytes);
         await download(model);
         if (!model.complete) continue;
         failures = 0;
@@ -205,6 +216,25 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
         events({ level: "warn", name: "model-failed", model, message: cause.message });
       });
     },
+    async put(manifest, bytes) {
+      const { digest } = manifest;
+      if (models.get(digest)?.complete) return;
+      const usedAtMs = time.logicalMs();
+      const model: Model = { manifest, usedAtMs, complete: true, bytes: bytes.length };
+      models.set(digest, model);
+      try {
+        if (!(await makeRoom(model))) throw tooLarge(bytes.length);
+        await disk.writeFileAtomic(fileOf(digest), [bytes]);
+        await store.putModel(record(model));
+      } catch (cause) {
+        models.delete(digest);
+        throw cause;
+      }
+      options.onProgress(digest);
+    },
+    drop,
+    made: () =>
+      [...models.values()].map(({ manifest }) => manifest).filter(({ model }) => isSiteId(model)),
     pin: (digest) => void pins.set(digest, (pins.get(digest) ?? 0) + 1),
     unpin(digest) {
       const count = (pins.get(digest) ?? 0) - 1;
@@ -240,6 +270,11 @@ async function restore(disk: Disk, store: Store): Promise<Map<string, Model>> {
   const present = new Set(await disk.list(DIR));
   for (const { manifest, usedAtMs, complete } of await store.models()) {
     const whole = complete && present.has(manifest.digest);
+    if (!whole && isSiteId(manifest.model)) {
+      // Nobody upstream has it; what made it makes it again.
+      await store.removeModel(manifest.digest);
+      continue;
+    }
     const bytes = whole ? manifest.bytes : 0;
     models.set(manifest.digest, { manifest, usedAtMs, complete: whole, bytes });
     present.delete(manifest.digest);

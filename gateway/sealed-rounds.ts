@@ -1,13 +1,20 @@
+import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { limits } from "./limits.js";
 import { type RoundState, stepRound } from "./round.js";
+import { isSiteId } from "./site-plan.js";
 import type { SealedRecord } from "./store.js";
 
 type Sealed = Omit<SealedRecord, "order">;
 
-/** What is still known of rounds that have sealed. Bounded by the ledger: the oldest are forgotten. */
+/**
+ * What is still known of rounds that have sealed, the cloud's and the site's. Bounded by the ledger,
+ * which keeps as many of each: the oldest are forgotten.
+ */
 export type SealedRounds = {
   add(record: Sealed): void;
   get(round: string): Sealed | undefined;
+  /** The highest number of a site round of this round; 0 for none. */
+  newestSiteRound(round: string): number;
   /** Keeps the end state of a round whose devices may still be at work on it. */
   keepState(state: RoundState): void;
   /** Rounds that this device was offered, did not answer, and that are over. */
@@ -15,13 +22,20 @@ export type SealedRounds = {
   closeUpstream(round: string): void;
   /** The upstream asks for a round anew: it did not hear how it ended. */
   reopenUpstream(round: string): void;
-  /** Those that the upstream has not closed. */
+  /** Those of the cloud that the upstream has not closed. */
   awaited(): Sealed[];
 };
 
 /** @param known oldest first */
 export function createSealedRounds(known: readonly Sealed[]): SealedRounds {
-  const records = new Map(known.map((record) => [record.round, record]));
+  // The many site rounds of a long outage must not push out the cloud's rounds.
+  const [site, cloud] = [true, false].map(
+    (ofSite) =>
+      new Map(
+        known.filter(({ round }) => isSiteId(round) === ofSite).map((r) => [r.round, r] as const),
+      ),
+  ) as [Map<string, Sealed>, Map<string, Sealed>];
+  const recordsOf = (round: string) => (isSiteId(round) ? site : cloud);
   const states = new Map<string, RoundState>();
   const closed = new Set<string>();
 
@@ -37,10 +51,18 @@ export function createSealedRounds(known: readonly Sealed[]): SealedRounds {
   }
   return {
     add(record) {
+      const records = recordsOf(record.round);
       records.set(record.round, record);
       shrink(records, limits.ledgerRounds);
     },
-    get: (round) => records.get(round),
+    get: (round) => recordsOf(round).get(round),
+    newestSiteRound(round) {
+      const numbers = [...site.keys()].map((id) => {
+        const { session, number, site: k = 0 } = splitNumberedId(id) ?? {};
+        return `${session}.${number}` === round ? k : 0;
+      });
+      return Math.max(0, ...numbers);
+    },
     keepState(state) {
       states.set(state.round, state);
       shrink(states, limits.openRounds);
@@ -59,6 +81,6 @@ export function createSealedRounds(known: readonly Sealed[]): SealedRounds {
     reopenUpstream(round) {
       closed.delete(round);
     },
-    awaited: () => [...records.values()].filter(({ round }) => !closed.has(round)),
+    awaited: () => [...cloud.values()].filter(({ round }) => !closed.has(round)),
   };
 }

@@ -44,6 +44,8 @@ export type CycleEvent =
   | { readonly type: "closed" }
   /** A device of the roster has come. */
   | { readonly type: "connected" }
+  /** The next site round has no base here, nor will it have one. */
+  | { readonly type: "stuck" }
   /** A pause is over. */
   | { readonly type: "waited"; readonly present: boolean };
 
@@ -115,6 +117,8 @@ export function stepCycle(state: CycleState, event: CycleEvent): CycleStep {
     }
     case "connected":
       return state.phase === "absent" ? goOn(state, true, false) : still;
+    case "stuck":
+      return end(state);
     case "waited":
       return state.phase === "paused" ? goOn({ ...state, away: true }, event.present, true) : still;
   }

@@ -1,6 +1,7 @@
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { digestSchema, idSchema } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
+import { isSiteId } from "./site-plan.js";
 import {
   type AskRecord,
   askSchema,
@@ -130,7 +131,7 @@ export type StoreOptions = {
   readonly path: string;
   /** Makes the incarnation's name, once for each data directory. */
   readonly newIncarnation: () => string;
-  /** Sealed rounds whose contributors are remembered. */
+  /** Sealed rounds whose contributors are remembered: so many of the cloud's, so many of the site's. */
   readonly ledgerRounds: number;
   /** Partials of one gateway below whose identity is remembered. */
   readonly receivedPartials: number;
@@ -168,9 +169,11 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   let sealedCount =
     1 + (await scan("sealed!", sealedSchema)).reduce((n, s) => Math.max(n, s.order), 0);
 
-  /** What makes room in the ledger for one more round. */
-  async function forgetRounds(): Promise<Operation[]> {
-    const known = await scan("sealed!", sealedSchema);
+  /** What makes room in the ledger for one more round. Site rounds push out none of the cloud's. */
+  async function forgetRounds(added: string): Promise<Operation[]> {
+    const ofSite = isSiteId(added);
+    const all = await scan("sealed!", sealedSchema);
+    const known = all.filter(({ round }) => isSiteId(round) === ofSite);
     const excess = known.length + 1 - options.ledgerRounds;
     if (excess <= 0) return [];
     const dropped: Operation[] = [];
@@ -213,7 +216,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       ),
     async seal(sealed, contributors, partial) {
       const { round } = sealed;
-      const operations = await forgetRounds();
+      const operations = await forgetRounds(round);
       operations.push(del(`round!${round}`));
       for (const key of await table.keys(`ask!${round}!`)) operations.push(del(key));
       operations.push(put(`sealed!${round}`, { ...sealed, order: sealedCount++ }));

@@ -1,0 +1,55 @@
+import { splitNumberedId } from "@tributary/proto/wire/ids.js";
+import { JOURNALS, journalOf, type RoundWorld } from "./round-world.js";
+import type { SiteStates } from "./site-state.js";
+
+const SUFFIX = ".journal";
+
+/**
+ * Removes what the last run left of rounds that are not open any more: journals, states of site
+ * rounds, site models. What is open is left alone.
+ * @returns for each open round the numbers of the site rounds that have a journal, ascending
+ */
+export async function clearLeftovers(
+  { disk, models }: Pick<RoundWorld, "disk" | "models">,
+  states: SiteStates,
+  open: ReadonlySet<string>,
+): Promise<ReadonlyMap<string, number[]>> {
+  const numbers = new Map<string, number[]>();
+  await disk.makeDir(JOURNALS);
+  for (const file of await disk.list(JOURNALS)) {
+    const name = file.endsWith(SUFFIX) ? file.slice(0, -SUFFIX.length) : "";
+    const round = cloudRound(name);
+    const { site } = splitNumberedId(name) ?? {};
+    if (!open.has(round)) await disk.remove(`${JOURNALS}/${file}`);
+    else if (site !== undefined) numbers.set(round, [...(numbers.get(round) ?? []), site]);
+  }
+  for (const round of await states.list()) if (!open.has(round)) await states.remove(round);
+  for (const { model, digest } of models.made()) {
+    if (!open.has(cloudRound(model))) await models.drop(digest);
+  }
+  for (const of of numbers.values()) of.sort((a, b) => a - b);
+  return numbers;
+}
+
+/** The cloud's round to which a round or a model belongs. */
+function cloudRound(id: string): string {
+  const { session, number } = splitNumberedId(id) ?? {};
+  return `${session}.${number}`;
+}
+
+/**
+ * The site round that was open: the newest whose journal is not part of the state. Journals of
+ * those before it hold nothing that the state does not, and go.
+ */
+export async function findRunning(
+  { disk }: Pick<RoundWorld, "disk">,
+  round: string,
+  numbers: readonly number[],
+  landed: number,
+): Promise<number | undefined> {
+  const running = numbers.filter((number) => number > landed).at(-1);
+  for (const number of numbers) {
+    if (number !== running) await disk.remove(journalOf(`${round}.${number}`));
+  }
+  return running;
+}

@@ -1,0 +1,309 @@
+import type { RoundProgress } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import type { Timer } from "@tributary/proto/host/clock.js";
+import { siteRoundId } from "@tributary/proto/wire/ids.js";
+import type { Plan } from "@tributary/proto/wire/plan.js";
+import { type LeafEnd, type LeafRound, openLeafRound } from "./leaf-round.js";
+import { limits } from "./limits.js";
+import { countRound } from "./round.js";
+import type { RoundWorld } from "./round-world.js";
+import { openSiteBase } from "./site-base.js";
+import {
+  type CycleEffect,
+  type CycleEvent,
+  type CycleState,
+  type CycleStep,
+  openCycle,
+  stepCycle,
+} from "./site-cycle.js";
+import { addSiteRound, composeSite } from "./site-model.js";
+import { sitePlan } from "./site-plan.js";
+import type { SiteState, SiteStates } from "./site-state.js";
+import type { SealedRecord } from "./store.js";
+
+/** The site rounds of one of the cloud's rounds: runs what the cycle decides. */
+export type SiteRounds = {
+  readonly plan: Plan;
+  /** Of the cloud's round as a whole. */
+  progress(): RoundProgress;
+  /** The uplink is back. */
+  attached(): void;
+  /** The upstream closed the round. */
+  closed(): void;
+  /** A device is here; its site round, if one runs, has heard of it. */
+  connected(device: string): void;
+  /** Its state and the journal of the site round that runs, in bytes. */
+  readonly journalBytes: number;
+  /** What it will take beside them before it is over, about, in bytes. */
+  readonly promisedBytes: number;
+  close(): Promise<void>;
+};
+
+export type SiteRoundsOpening = {
+  readonly plan: Plan;
+  readonly roster: readonly string[];
+  /** Until the site deadline, in milliseconds. */
+  readonly remainingMs: number;
+  /** From before a restart. */
+  readonly state?: SiteState | undefined;
+  /** A site round that was open then. */
+  readonly running?: number | undefined;
+  /** The highest number that a site round of it has had. */
+  readonly newest: number;
+};
+
+export type SiteRoundsHooks = {
+  readonly states: SiteStates;
+  /** Whether a site round's end, with its contributors, is in the ledger. */
+  readonly known: (round: string) => boolean;
+  /** A site round takes part in what devices send, until it has landed. */
+  readonly onOpen: (leaf: LeafRound) => void;
+  /** A site round that had landed before a restart is in the ledger now. */
+  readonly onSealed: (record: Omit<SealedRecord, "order">) => void;
+  readonly onLanded: (leaf: LeafRound, end: LeafEnd) => void;
+  /** The cloud's round is over here, and its Partial, if there is one, in the outbox. */
+  readonly onEnded: (record: Omit<SealedRecord, "order">) => void;
+};
+
+/** Begins, or goes on with what a restart left. Rejects when a journal cannot be read. */
+export async function startSiteRounds(
+  world: RoundWorld,
+  opening: SiteRoundsOpening,
+  hooks: SiteRoundsHooks,
+): Promise<SiteRounds> {
+  const { store, events, clock } = world;
+  const { plan, roster } = opening;
+  const members = new Set(roster);
+  const base = openSiteBase(world.models, plan);
+  const deadlineMs = clock.monotonicMs() + opening.remainingMs;
+  const slotMs = Math.ceil(plan.siteDeadlineMs / plan.siteRounds);
+  let site = opening.state;
+  let stateBytes = 0;
+  let leaf: LeafRound | undefined;
+  /** Asks and refusals of the newest site round, for the upstream. */
+  let counts = { offered: 0, declined: 0 };
+  /** A site round that is being opened is to be cut as soon as it is open. */
+  let cutting = false;
+  let pause: Timer | undefined;
+  let retry: Timer | undefined;
+  let working: Promise<void> = Promise.resolve();
+  let closing = false;
+  let over = false;
+
+  const present = () => {
+    for (const device of world.present()) if (members.has(device)) return true;
+    return false;
+  };
+  const due = clock.setTimer(opening.remainingMs, () => apply({ type: "due" }));
+  const { siteRounds, offlineSiteRounds, finishFirst } = plan;
+  const first = openCycle({
+    siteRounds,
+    offlineSiteRounds,
+    finishFirst,
+    attached: world.attached(),
+    due: opening.remainingMs <= 0,
+    present: present(),
+    done: site?.work.rounds ?? 0,
+    number: opening.running ?? opening.newest,
+    running: opening.running !== undefined,
+  });
+  let cycle: CycleState = first.state;
+
+  function apply(event: CycleEvent): void {
+    if (closing) return;
+    if (cycle.attached && !world.attached()) run(stepCycle(cycle, { type: "detached" }));
+    run(stepCycle(cycle, event));
+  }
+
+  function run(step: CycleStep): void {
+    cycle = step.state;
+    for (const effect of step.effects) perform(effect);
+  }
+
+  function perform(effect: CycleEffect): void {
+    pause?.cancel();
+    switch (effect.type) {
+      case "open":
+        cutting = false;
+        return work(() => open(effect.number, false));
+      case "cut":
+        cutting = true;
+        return leaf?.apply({ type: "closed" });
+      case "pause": {
+        const waitMs = effect.why === "grace" ? world.absentGraceMs : pauseMs(cycle.empty);
+        const { why } = effect;
+        events({ level: "info", name: "site-rounds-paused", round: plan.round, why, waitMs });
+        pause = clock.setTimer(waitMs, () => apply({ type: "waited", present: present() }));
+        return;
+      }
+      case "compose":
+        return work(compose);
+    }
+  }
+
+  /** Does it, and again after a while as long as it fails: what is durable waits. */
+  function work(task: () => Promise<void>): void {
+    working = working.then(task).catch((cause: unknown) => {
+      if (closing) return;
+      const message = cause instanceof Error ? cause.message : String(cause);
+      const retryMs = limits.sealRetryMs;
+      events({ level: "error", name: "seal-failed", round: plan.round, message, retryMs });
+      retry = clock.setTimer(retryMs, () => work(task));
+    });
+  }
+
+  /** The time for the next site round: its share of what is left, or of the whole once that is over. */
+  function shareMs(): number {
+    const leftMs = deadlineMs - clock.monotonicMs();
+    const toGo = siteRounds - cycle.done;
+    return leftMs > 0 && toGo > 0 ? Math.ceil(leftMs / toGo) : slotMs;
+  }
+
+  async function open(number: number, resumed: boolean): Promise<void> {
+    if (closing) return;
+    const made = await base.make(site);
+    if (!made.ok) {
+      const { message } = made;
+      events({ level: "warn", name: "site-model-failed", round: plan.round, message });
+      // What a journal holds is still summed: a round without a roster seals at once.
+      if (!resumed) return apply({ type: "stuck" });
+    }
+    const opened = await openLeafRound(world, {
+      plan: sitePlan(plan, number, made.ok ? made.manifest : plan.base),
+      subject: plan,
+      roster: made.ok ? roster : [],
+      remainingMs: shareMs(),
+      graceMs: number === 1 || resumed ? world.absentGraceMs : 0,
+      carried: carriedFrom(site),
+      land,
+      onLanded(landed, end) {
+        leaf = undefined;
+        counts = end.record;
+        hooks.onLanded(landed, end);
+      },
+      onEnded({ digests }) {
+        apply({ type: "sealed", contributors: digests.size, present: present() });
+      },
+      onReport: () => world.onProgress(progress()),
+    });
+    leaf = opened;
+    hooks.onOpen(opened);
+    opened.start();
+    if (cutting) opened.apply({ type: "closed" });
+    await base.prune();
+  }
+
+  /** Makes a site round's sum part of the state, then forgets the round. Safe to repeat. */
+  async function land({ partial, record, digests }: LeafEnd): Promise<number> {
+    if (partial === undefined) {
+      await store.seal(record, [], undefined);
+      return 0;
+    }
+    const number = cycle.number;
+    const newest = new Map(site?.newest);
+    for (const [device, digest] of digests) newest.set(device, { digest, number });
+    const next = { work: addSiteRound(site?.work, partial), number, newest };
+    stateBytes = await hooks.states.write(plan.round, next);
+    await store.seal(record, digests, undefined);
+    site = next;
+    return stateBytes;
+  }
+
+  /** A kill between the state's write and the ledger's leaves the newest site round out of it. */
+  async function completeLedger({ number, newest }: SiteState): Promise<void> {
+    const round = siteRoundId(plan.round, number);
+    if (hooks.known(round)) return;
+    const digests = [...newest]
+      .filter(([, taken]) => taken.number === number)
+      .map(([device, { digest }]) => [device, digest] as const);
+    const folded = digests.length;
+    const record = { round, offered: folded, folded, declined: 0 };
+    await store.seal(record, digests, undefined);
+    hooks.onSealed(record);
+  }
+
+  async function compose(): Promise<void> {
+    due.cancel();
+    const contributors = site?.work.contributors ?? [];
+    const record = { round: plan.round, ...counts, folded: contributors.length };
+    let bytes = 0;
+    if (site === undefined) await store.seal(record, [], undefined);
+    else {
+      const { grid, layout } = plan;
+      const origin = { base: plan.base.model, baseDigest: plan.base.digest };
+      const partial = composeSite(site.work, { site: world.site, ...origin, grid, layout });
+      const digests = [...site.newest].map(([device, { digest }]) => [device, digest] as const);
+      bytes = (await world.outbox.add(partial, record, digests, plan)).bytes;
+    }
+    const updates = contributors.reduce((sum, contributor) => sum + contributor.updates, 0);
+    const told = { siteRounds: cycle.done, contributors: contributors.length, updates, bytes };
+    events({ level: "info", name: "site-rounds-composed", round: plan.round, ...told });
+    over = true;
+    hooks.onEnded(record);
+    world.onProgress(progress());
+    world.onPartial();
+    // The outbox has it: a state or a model that stays is removed at the next start.
+    await hooks.states.remove(plan.round).catch(() => {});
+    await base.close().catch(() => {});
+  }
+
+  function progress(): RoundProgress {
+    const folded = new Set(site?.work.contributors.map(({ device }) => device));
+    for (const device of leaf?.contributors.keys() ?? []) folded.add(device);
+    const { offered, declined } = leaf === undefined ? counts : countRound(leaf.state);
+    return { round: plan.round, offered, declined, folded: folded.size, sealed: over };
+  }
+
+  if (site !== undefined) await completeLedger(site);
+  if (opening.running !== undefined) await open(opening.running, true);
+  run(first);
+  return {
+    plan,
+    progress,
+    attached: () => apply({ type: "attached", present: present() }),
+    closed: () => apply({ type: "closed" }),
+    connected(device) {
+      if (members.has(device)) apply({ type: "connected" });
+    },
+    get journalBytes() {
+      return stateBytes + (leaf?.journalBytes ?? 0);
+    },
+    get promisedBytes() {
+      // Its composed Partial, and the next state beside the last one while it is written.
+      return 2 * (leaf?.partialBytes ?? 8 * (site?.work.delta.length ?? 0));
+    },
+    async close() {
+      closing = true;
+      due.cancel();
+      pause?.cancel();
+      retry?.cancel();
+      await working;
+      await leaf?.close();
+    },
+  };
+}
+
+/** After so many site rounds in a row that nobody contributed to; each is twice the one before. */
+function pauseMs(empty: number): number {
+  return Math.min(limits.sitePauseMaxMs, limits.sitePauseFirstMs * 2 ** Math.min(empty - 1, 30));
+}
+
+/**
+ * Samples of earlier site rounds that count beside those of a device: of all but itself and those
+ * whose newest contribution is of this round.
+ */
+function carriedFrom(state: SiteState | undefined) {
+  const samplesOf = new Map(
+    state?.work.contributors.map(({ device, samples }) => [device, samples]),
+  );
+  const total = [...samplesOf.values()].reduce((sum, samples) => sum + samples, 0);
+  let replaced = { contributors: 0, samples: 0 };
+  return (device: string, contributed: ReadonlyMap<string, string>): number => {
+    if (replaced.contributors !== contributed.size) {
+      let samples = 0;
+      for (const name of contributed.keys()) samples += samplesOf.get(name) ?? 0;
+      replaced = { contributors: contributed.size, samples };
+    }
+    const own = contributed.has(device) ? 0 : (samplesOf.get(device) ?? 0);
+    return total - replaced.samples - own;
+  };
+}
