@@ -112,6 +112,7 @@ async function withFloor(
     failures,
     exact: findings.exact,
     modelsChecked: findings.modelsChecked,
+    sumsChecked: findings.sumsChecked,
     missing: findings.missing,
     doubled: findings.doubled,
     inexact: findings.inexact,

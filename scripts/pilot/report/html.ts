@@ -1,4 +1,6 @@
+import { bufferCharts } from "./buffer-chart.js";
 import type { PilotReport, RoundEntry } from "./report.js";
+import { escaped, faultBlock, LEFT, RIGHT, timeAxis, timeScale, WIDTH } from "./svg.js";
 
 /** The report as one page that needs nothing else: curve, outage timeline, tables; light and dark. */
 export function reportHtml(report: PilotReport): string {
@@ -16,6 +18,7 @@ ${report.failures.length > 0 ? `<ul class="bad">${report.failures.map((text) => 
 ${figures(report)}
 ${report.mode === "mnist" ? section("Accuracy by round", accuracyCurve(report.rounds)) : anomalySection(report)}
 ${section("Sites and outages", timeline(report))}
+${section("What waited at each site", bufferCharts(report))}
 ${section("Contributions", contributionTable(report))}
 ${section("Who holds what", assignmentTable(report))}
 ${section("Rounds", roundTable(report))}
@@ -39,15 +42,11 @@ h1{font-size:1.6rem;margin:0}h2{font-size:1.1rem;margin:2.25rem 0 .75rem}
 .figures div{background:var(--panel);border-radius:.5rem;padding:.75rem 1rem}
 .figures b{display:block;font-size:1.5rem;font-variant-numeric:tabular-nums}.figures span{color:var(--soft);font-size:.85rem}
 svg{display:block;width:100%;height:auto;background:var(--panel);border-radius:.5rem}
-svg text{fill:var(--soft);font:12px system-ui,sans-serif}
+svg text{fill:var(--soft);font:12px system-ui,sans-serif}svg .name{fill:var(--ink);font-weight:500}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.35rem .75rem .35rem 0;border-bottom:1px solid var(--line);white-space:nowrap}
 th{color:var(--soft);font-weight:500}`;
-
-function escaped(text: string): string {
-  return text.replace(/[&<>"]/g, (mark) => `&#${mark.charCodeAt(0)};`);
-}
 
 function section(title: string, body: string): string {
   return `<h2>${title}</h2>\n${body}`;
@@ -77,15 +76,11 @@ function figures(report: PilotReport): string {
     [String(report.rounds.filter((round) => round.model !== undefined).length), "models published"],
     [`${report.sites.length} / ${report.devices}`, "sites / devices"],
     [String(report.contributions.receipted), "contributions receipted"],
-    [report.exact ? "yes" : "NO", `sums exact to the bit (${report.modelsChecked} checked)`],
+    [report.exact ? "yes" : "NO", `sums exact to the bit (${report.sumsChecked} checked)`],
     [String(report.missing.length + report.doubled.length), "lost or counted twice"],
   ];
   return `<div class="figures">${shown.map(([value, name]) => `<div><b>${escaped(value)}</b><span>${escaped(name)}</span></div>`).join("")}</div>`;
 }
-
-const WIDTH = 900;
-const LEFT = 90;
-const RIGHT = 20;
 
 function accuracyCurve(rounds: readonly RoundEntry[]): string {
   const points = rounds.filter((round) => round.accuracy !== undefined);
@@ -126,7 +121,7 @@ function timeline(report: PilotReport): string {
   const lane = 44;
   const height = report.sites.length * lane + 34;
   const endMs = Math.max(1, report.wallSeconds * 1000);
-  const x = (ms: number) => LEFT + (ms / endMs) * (WIDTH - LEFT - RIGHT);
+  const x = timeScale(endMs);
   const lanes = report.sites.map((site, i) => {
     const y = 14 + i * lane;
     const marks = report.rounds
@@ -138,27 +133,27 @@ function timeline(report: PilotReport): string {
       .join("");
     const faults = report.faults
       .filter((fault) => fault.site === site.site)
-      .map((fault) => {
-        const to = x(fault.toMs ?? endMs);
-        const colour = fault.kind === "kill" ? "var(--bad)" : "var(--cut)";
-        return `<rect x="${x(fault.fromMs)}" y="${y}" width="${Math.max(3, to - x(fault.fromMs)).toFixed(1)}" height="28" rx="3" fill="${colour}" fill-opacity=".35"><title>${escaped(fault.what)}</title></rect><text x="${x(fault.fromMs) + 4}" y="${y + 40}">${fault.kind === "kill" ? "killed" : "uplink cut"}</text>`;
-      })
+      .map(
+        (fault) =>
+          `${faultBlock(fault, endMs, y, 28)}<text x="${x(fault.fromMs) + 4}" y="${y + 40}">${fault.kind === "kill" ? "killed" : "uplink cut"}</text>`,
+      )
       .join("");
     return `<text x="${LEFT - 10}" y="${y + 18}" text-anchor="end">${escaped(site.site)}</text><line x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${y + 14}" y2="${y + 14}" stroke="var(--line)"/>${faults}${marks}`;
   });
-  const axis = [0, 0.25, 0.5, 0.75, 1]
-    .map(
-      (part) =>
-        `<text x="${x(part * endMs)}" y="${height - 8}" text-anchor="middle">${((part * endMs) / 1000).toFixed(0)} s</text>`,
-    )
-    .join("");
-  return `<svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="Timeline of sites and outages">${lanes.join("")}${axis}</svg><p class="note">A blue tick: the site's contributions entered a model. A block: it was cut off or killed.</p>`;
+  return `<svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="Timeline of sites and outages">${lanes.join("")}${timeAxis(endMs, height - 8)}</svg><p class="note">A blue tick: the site's contributions entered a model. A block: it was cut off or killed.</p>`;
 }
 
 function contributionTable({ contributions: c }: PilotReport): string {
   return table(
-    ["receipted", "in a model", "in an evaluation", "expired", "duplicates dropped"],
-    [[c.receipted, c.inModel, c.inEvaluation, c.expired, c.duplicatesDropped].map(String)],
+    [
+      "receipted",
+      "in a model",
+      "of these late",
+      "in an evaluation",
+      "expired",
+      "duplicates dropped",
+    ],
+    [[c.receipted, c.inModel, c.late, c.inEvaluation, c.expired, c.duplicatesDropped].map(String)],
   );
 }
 
@@ -179,7 +174,7 @@ function roundTable(report: PilotReport): string {
   const rows = report.rounds.map((round) => [
     round.round,
     round.state,
-    String(round.contributors),
+    round.late === 0 ? String(round.contributors) : `${round.contributors} (${round.late} late)`,
     round.sites.join(" "),
     percent(round.accuracy, 2),
     Object.entries(round.federated ?? {})

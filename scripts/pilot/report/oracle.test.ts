@@ -3,51 +3,79 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { addSiteRound, composeSite, type SiteWork } from "@tributary/gateway/site-model.js";
+import { createAccumulator } from "@tributary/proto/algebra/accumulator.js";
+import { seededRandom } from "@tributary/proto/host/random.js";
+import { loadKernel } from "@tributary/proto/host/wasm.js";
 import {
+  type Audit,
+  type Contribution,
   checkContributions,
   checkSums,
   exactSum,
+  type GroupClaim,
+  type ModelClaim,
+  nearestDouble,
   readAudit,
   type Sent,
   sumDigest,
 } from "./oracle.js";
 
 const f = 20;
-const sent = (device: string, samples: number, values: number[]): Sent => ({
-  round: "s.1",
-  device,
-  samples,
-  fractionBits: [f, f],
-  lengths: [1, values.length - 1],
-  encoding: "f32",
-  digest: "",
-  values: Buffer.from(Float32Array.from(values).buffer).toString("base64"),
-});
+
+function sent(device: string, samples: number, values: readonly number[], round = "s.1"): Sent {
+  return {
+    round,
+    device,
+    gateway: "gw",
+    samples,
+    fractionBits: [f, f],
+    lengths: [1, values.length - 1],
+    encoding: "f32",
+    digest: "",
+    values: Buffer.from(Float32Array.from(values).buffer).toString("base64"),
+  };
+}
+
+/** All of it receipted. */
+function auditOf(updates: readonly Sent[]): Audit {
+  const rounds = new Map<string, Map<string, Sent>>();
+  for (const update of updates) {
+    const devices = rounds.get(update.round) ?? new Map<string, Sent>();
+    rounds.set(update.round, devices.set(update.device, update));
+  }
+  return {
+    sent: rounds,
+    receipted: new Set(updates.map(({ round, device }) => `${round} ${device}`)),
+  };
+}
+
+function contribution(device: string, samples: number, round = "s.1", updates = 1): Contribution {
+  return { round, device, gateway: "gw", samples, updates };
+}
+
+function groupOf(sum: readonly bigint[], contributors: readonly Contribution[]): GroupClaim {
+  const weight = contributors.reduce((total, { samples }) => total + samples, 0);
+  return {
+    age: 0,
+    coefficient: 1,
+    sumDigest: sumDigest(sum),
+    weight: String(weight),
+    range: 8,
+    contributors,
+  };
+}
+
+function modelOf(sum: readonly bigint[], group: GroupClaim): ModelClaim {
+  return { model: "s.1", sumDigest: sumDigest(sum), groups: [group] };
+}
+
 const a = sent("a", 3, [0.5, -0.25, 2 ** -f]);
 const b = sent("b", 5, [-1, 0, 7]);
-const audit = {
-  sent: new Map([
-    [
-      "s.1",
-      new Map([
-        ["a", a],
-        ["b", b],
-      ]),
-    ],
-  ]),
-  receipted: new Set(["s.1 a", "s.1 b"]),
-};
+const audit = auditOf([a, b]);
 const sum = [3n * 2n ** 19n - 5n * 2n ** 20n, -3n * 2n ** 18n, 3n + 35n * 2n ** 20n];
-const claim = {
-  model: "s.1",
-  round: "s.1",
-  sumDigest: sumDigest(sum),
-  weight: "8",
-  contributors: [
-    { device: "a", samples: 3 },
-    { device: "b", samples: 5 },
-  ],
-};
+const both = [contribution("a", 3), contribution("b", 5)];
+const claim = modelOf(sum, groupOf(sum, both));
 
 test("the sum is the hand-made one", () => {
   assert.deepEqual(exactSum([a, b]), sum);
@@ -55,22 +83,125 @@ test("the sum is the hand-made one", () => {
 });
 
 test("a sum that is one grid point off is found", () => {
-  const off = { ...claim, sumDigest: sumDigest([sum[0] ?? 0n, sum[1] ?? 0n, (sum[2] ?? 0n) + 1n]) };
-  assert.deepEqual(checkSums(audit, [off]), ["s.1"]);
+  const off = [sum[0] ?? 0n, sum[1] ?? 0n, (sum[2] ?? 0n) + 1n];
+  assert.deepEqual(checkSums(audit, [modelOf(off, groupOf(off, both))]), ["s.1"]);
+  assert.deepEqual(checkSums(audit, [{ ...claim, sumDigest: sumDigest(off) }]), ["s.1"]);
 });
 
 test("a wrong weight, sample count, unknown or doubled contributor is found", () => {
-  assert.deepEqual(checkSums(audit, [{ ...claim, weight: "9" }]), ["s.1"]);
-  const contributors = [
-    { device: "a", samples: 4 },
-    { device: "b", samples: 5 },
+  const isRefused = (changes: Partial<GroupClaim>) =>
+    assert.deepEqual(
+      checkSums(audit, [modelOf(sum, { ...groupOf(sum, both), ...changes })]),
+      ["s.1"],
+      JSON.stringify(changes),
+    );
+  isRefused({ weight: "9" });
+  isRefused({ contributors: [contribution("a", 4), contribution("b", 5)] });
+  isRefused({ contributors: [...both, contribution("c", 1)] });
+  isRefused({ contributors: [...both, contribution("a", 3)] });
+  isRefused({ contributors: [contribution("a", 3, "s.1", 2), contribution("b", 5)] });
+  isRefused({ contributors: [] });
+  assert.deepEqual(checkSums(audit, [{ ...claim, groups: [] }]), ["s.1"]);
+});
+
+test("late contributions are a sum of their own, discounted by their age, the oldest first", () => {
+  const late = sent("c", 2, [1, 1, 1], "s.0");
+  const three = auditOf([a, b, late]);
+  const lateSum = [2n << 20n, 2n << 20n, 2n << 20n];
+  const old = {
+    ...groupOf(lateSum, [contribution("c", 2, "s.0")]),
+    age: 3,
+    coefficient: 2 / 2 / 10,
+  };
+  const young = { ...groupOf(sum, both), coefficient: 8 / 10 };
+  const groups = [old, young];
+  const model = { model: "s.1", sumDigest: sumDigest([...lateSum, ...sum]), groups };
+  assert.deepEqual(checkSums(three, [model]), []);
+  const undiscounted = [{ ...old, coefficient: 2 / 10 }, young];
+  assert.deepEqual(checkSums(three, [{ ...model, groups: undiscounted }]), ["s.1"]);
+  const swapped = {
+    ...model,
+    sumDigest: sumDigest([...sum, ...lateSum]),
+    groups: groups.toReversed(),
+  };
+  assert.deepEqual(checkSums(three, [swapped]), ["s.1"]);
+});
+
+test("site rounds are composed: means added, put on the grid, weighted by the newest samples", () => {
+  const u = 2 ** -f;
+  // Means of 1, 1 and 7 / 3 grid points, then of 2, 1.5 and 1: D = 3, 2.5 and 10 / 3 of them.
+  const rounds = auditOf([
+    sent("a", 2, [u, u, u], "s.1.1"),
+    sent("b", 1, [u, u, 5 * u], "s.1.1"),
+    sent("a", 4, [2 * u, 1.5 * 2 * u, u], "s.1.3"),
+    sent("b", 4, [2 * u, 0, u], "s.1.3"),
+    { ...sent("x", 9, [1, 1, 1], "s.1.2"), gateway: "other" },
+  ]);
+  const contributors = [contribution("a", 4, "s.1", 2), contribution("b", 4, "s.1", 2)];
+  const composed = [24n, 16n, 24n];
+  assert.deepEqual(checkSums(rounds, [modelOf(composed, groupOf(composed, contributors))]), []);
+  const uneven = [24n, 24n, 24n];
+  assert.deepEqual(checkSums(rounds, [modelOf(uneven, groupOf(uneven, contributors))]), ["s.1"]);
+  const fewer = [contribution("a", 4, "s.1", 1), contribution("b", 4, "s.1", 2)];
+  assert.deepEqual(checkSums(rounds, [modelOf(composed, groupOf(composed, fewer))]), ["s.1"]);
+  const older = [contribution("a", 2, "s.1", 2), contribution("b", 4, "s.1", 2)];
+  assert.deepEqual(checkSums(rounds, [modelOf(composed, groupOf(composed, older))]), ["s.1"]);
+});
+
+test("one site round is its exact sum", () => {
+  const one = auditOf([
+    { ...a, round: "s.1.1" },
+    { ...b, round: "s.1.1" },
+  ]);
+  assert.deepEqual(checkSums(one, [claim]), []);
+});
+
+test("the oracle and the gateway compose the same bits, at the range's end too", () => {
+  const random = seededRandom("site rounds");
+  const kernel = loadKernel();
+  const layout = [
+    { name: "x", shape: [1] },
+    { name: "y", shape: [30] },
   ];
-  assert.deepEqual(checkSums(audit, [{ ...claim, contributors }]), ["s.1"]);
-  const stranger = [...claim.contributors, { device: "c", samples: 1 }];
-  assert.deepEqual(checkSums(audit, [{ ...claim, contributors: stranger }]), ["s.1"]);
-  const twice = [...claim.contributors, { device: "a", samples: 3 }];
-  assert.deepEqual(checkSums(audit, [{ ...claim, contributors: twice }]), ["s.1"]);
-  assert.deepEqual(checkSums(audit, [{ ...claim, contributors: [] }]), ["s.1"]);
+  const grid = { fractionBits: [f, f], range: 1.5 };
+  const subject = { site: "hall", base: "s.0", baseDigest: "0".repeat(64) };
+  for (let turn = 0; turn < 20; turn++) {
+    const updates: Sent[] = [];
+    let work: SiteWork | undefined;
+    for (let k = 1; k <= 2 + (turn % 4); k++) {
+      const accumulator = createAccumulator(kernel, layout, grid, 10n ** 9n, {
+        ...subject,
+        round: "s.1",
+      });
+      for (const device of ["a", "b", "c"].slice(0, 1 + Math.floor(random.next() * 3))) {
+        const values = Array.from(
+          { length: 31 },
+          () => Math.round((random.next() - 0.5) * 3 * 2 ** f) / 2 ** f,
+        );
+        const update = sent(device, 1 + Math.floor(random.next() * 999), values, `s.1.${k}`);
+        const bytes = new Uint8Array(Buffer.from(update.values, "base64"));
+        assert.ok(accumulator.add(bytes, "f32", update, {}, 0).ok);
+        updates.push(update);
+      }
+      work = addSiteRound(work, accumulator.snapshot());
+      accumulator.release();
+    }
+    assert.ok(work !== undefined);
+    const composed = composeSite(work, { ...subject, grid, layout });
+    const contributors = composed.contributors.map((row) => ({ ...row, gateway: "gw" }));
+    const group = { ...groupOf([...composed.sum], contributors), range: grid.range };
+    assert.equal(group.weight, String(composed.weight));
+    assert.deepEqual(checkSums(auditOf(updates), [modelOf([...composed.sum], group)]), []);
+  }
+});
+
+test("the nearest double of a quotient, ties to even", () => {
+  assert.equal(nearestDouble(1n, 3n), 1 / 3);
+  assert.equal(nearestDouble(-7n, 8n), -0.875);
+  assert.equal(nearestDouble(0n, 5n), 0);
+  assert.equal(nearestDouble(2n ** 54n + 2n, 2n), 2 ** 53);
+  assert.equal(nearestDouble(2n ** 54n + 6n, 2n), 2 ** 53 + 4);
+  assert.equal(nearestDouble(2n ** 55n + 5n, 4n), 2 ** 53 + 2);
 });
 
 test("integers on the wire are grid points themselves", () => {
@@ -93,12 +224,27 @@ test("integers on the wire are grid points themselves", () => {
 });
 
 test("missing and doubled contributions are named", () => {
-  const once = { round: "s.1", device: "a", outcome: "model" };
+  const once = { round: "s.1", device: "a", updates: 1, outcome: "model" };
+  const other = { ...once, device: "b" };
+  assert.deepEqual(checkContributions(audit, [once, other]), { missing: [], doubled: [] });
   assert.deepEqual(checkContributions(audit, [once]), { missing: ["s.1 b"], doubled: [] });
-  assert.deepEqual(checkContributions(audit, [once, once, { ...once, device: "b" }]), {
+  assert.deepEqual(checkContributions(audit, [once, once, other]), {
     missing: [],
     doubled: ["s.1 a"],
   });
+  const waiting = { ...other, outcome: "kept" };
+  assert.deepEqual(checkContributions(audit, [once, waiting]).missing, ["s.1 b"]);
+});
+
+test("a contribution stands for as many receipts as it has updates", () => {
+  const rounds = auditOf([
+    { ...a, round: "s.1.1" },
+    { ...a, round: "s.1.2" },
+  ]);
+  const two = { round: "s.1", device: "a", updates: 2, outcome: "expired" };
+  assert.deepEqual(checkContributions(rounds, [two]), { missing: [], doubled: [] });
+  assert.deepEqual(checkContributions(rounds, [{ ...two, updates: 1 }]).missing, ["s.1 a"]);
+  assert.deepEqual(checkContributions(rounds, [{ ...two, updates: 3 }]).doubled, ["s.1 a"]);
 });
 
 test("a torn last line of an audit file is passed over", async () => {

@@ -6,14 +6,17 @@ import { createInterface } from "node:readline";
 
 /**
  * An independent check of the sums. It shares no code with the product: it reads what the devices
- * wrote down before they sent it (`--audit`), adds n * q with BigInt, and compares with the digest
- * of the sum that the cloud recorded for each model.
+ * wrote down before they sent it (`--audit`), adds n * q with BigInt, composes site rounds where a
+ * gateway ran some, and compares with the digests of the sums that the cloud recorded for each
+ * model, one for each base.
  */
 
 /** A `sent` line of an audit file. */
 export type Sent = {
+  /** As the device knows it: the cloud's, or a site round of its gateway. */
   readonly round: string;
   readonly device: string;
+  readonly gateway: string;
   readonly samples: number;
   readonly fractionBits: readonly number[];
   /** Values of each tensor, in the order of the flat vector. */
@@ -100,64 +103,236 @@ export function sumDigest(sum: readonly bigint[]): string {
 /** What the cloud says of one model that a round produced. */
 export type ModelClaim = {
   readonly model: string;
-  readonly round: string;
+  /** Over the sums of all groups, one after the other. */
+  readonly sumDigest: string;
+  readonly groups: readonly GroupClaim[];
+};
+
+/** What the cloud says of the contributions on one base, in one model. */
+export type GroupClaim = {
+  /** Model versions between the base and the model's parent. */
+  readonly age: number;
+  /** Factor of the group's mean in the model's step. */
+  readonly coefficient: number;
   readonly sumDigest: string;
   readonly weight: string;
-  readonly contributors: readonly { readonly device: string; readonly samples: number }[];
+  /** R of the session's grid. */
+  readonly range: number;
+  readonly contributors: readonly Contribution[];
+};
+
+/** One device in one round of the cloud's. */
+export type Contribution = {
+  readonly round: string;
+  readonly device: string;
+  readonly gateway: string;
+  readonly samples: number;
+  /** Updates behind it: more than one after several site rounds. */
+  readonly updates: number;
 };
 
 /** What the cloud says became of one receipted contribution. */
 export type ContributionClaim = {
   readonly round: string;
   readonly device: string;
+  readonly updates: number;
   readonly outcome: string;
-  readonly rule?: string | null;
 };
 
 export type Findings = {
   /** Every model's sum equals the oracle's, bit for bit. */
   readonly exact: boolean;
   readonly modelsChecked: number;
+  /** One for each base in each model. */
+  readonly sumsChecked: number;
   readonly inexact: readonly string[];
-  /** Receipted by a gateway, but neither in a model nor recorded as expired. */
+  /** Receipted by a gateway, but not in a model as often, nor recorded as expired. */
   readonly missing: readonly string[];
-  /** Recorded more than once. */
+  /** Recorded more than once, or for more updates than there are receipts. */
   readonly doubled: readonly string[];
 };
 
+/** Models of which a group's sum, weight or coefficient, or the digest of all, is another. */
 export function checkSums(audit: Audit, models: readonly ModelClaim[]): string[] {
-  const inexact: string[] = [];
-  for (const claim of models) {
-    const updates = claim.contributors.map(({ device, samples }) => {
-      const sent = audit.sent.get(claim.round)?.get(device);
-      return sent?.samples === samples ? sent : undefined;
-    });
-    const known = updates.filter((update) => update !== undefined);
-    const weight = known.reduce((total, update) => total + BigInt(update.samples), 0n);
-    const distinct = new Set(claim.contributors.map(({ device }) => device)).size === known.length;
-    const complete = known.length > 0 && known.length === updates.length && distinct;
-    if (
-      !complete ||
-      String(weight) !== claim.weight ||
-      sumDigest(exactSum(known)) !== claim.sumDigest
-    ) {
-      inexact.push(claim.model);
-    }
-  }
-  return inexact;
+  return models.filter((claim) => !isExact(audit, claim)).map(({ model }) => model);
 }
 
+function isExact(audit: Audit, { sumDigest: digest, groups }: ModelClaim): boolean {
+  const sums: bigint[][] = [];
+  for (const group of groups) {
+    const sum = groupSum(audit, group);
+    if (sum === undefined || sumDigest(sum) !== group.sumDigest) return false;
+    sums.push(sum);
+  }
+  return groups.length > 0 && sumDigest(sums.flat()) === digest && areDiscounted(groups);
+}
+
+/**
+ * Whether each group's mean has the factor n (1 + age)^(-1/2) / sum n, the discount of late deltas
+ * that sessions have by default, and bases stand in ascending order.
+ */
+function areDiscounted(groups: readonly GroupClaim[]): boolean {
+  const total = groups.reduce((sum, { weight }) => sum + Number(weight), 0);
+  return groups.every(({ weight, age, coefficient }, i) => {
+    const expected = Number(weight) / Math.sqrt(1 + age) / total;
+    const older = groups[i - 1]?.age ?? Number.POSITIVE_INFINITY;
+    return older > age && Math.abs(coefficient - expected) <= 1e-12 * expected;
+  });
+}
+
+/** The exact sum of a group; undefined when what the devices wrote down is not what is claimed. */
+function groupSum(audit: Audit, group: GroupClaim): bigint[] | undefined {
+  const bundles = new Map<string, Contribution[]>();
+  for (const contribution of group.contributors) {
+    const key = `${contribution.round} ${contribution.gateway}`;
+    const bundle = bundles.get(key);
+    if (bundle === undefined) bundles.set(key, [contribution]);
+    else bundle.push(contribution);
+  }
+  let sum: bigint[] | undefined;
+  let weight = 0n;
+  for (const bundle of bundles.values()) {
+    const part = plainSum(audit, bundle) ?? composedSum(audit, bundle, group.range);
+    if (part === undefined) return undefined;
+    sum = sum === undefined ? part : sum.map((value, i) => value + (part[i] ?? 0n));
+    weight += bundle.reduce((total, { samples }) => total + BigInt(samples), 0n);
+  }
+  return String(weight) === group.weight ? sum : undefined;
+}
+
+/** Of contributions that are one update each, in the cloud's own round. */
+function plainSum(audit: Audit, bundle: readonly Contribution[]): bigint[] | undefined {
+  const updates: Sent[] = [];
+  for (const { round, device, samples, updates: count } of bundle) {
+    const sent = audit.sent.get(round)?.get(device);
+    if (sent?.samples !== samples || count !== 1) return undefined;
+    updates.push(sent);
+  }
+  const distinct = new Set(bundle.map(({ device }) => device)).size === bundle.length;
+  return distinct ? exactSum(updates) : undefined;
+}
+
+/**
+ * Of one gateway's site rounds in one round of the cloud's. One site round is its sum. More are
+ * D = the sum of their mean deltas in float64, q = D 2^f to the nearest whole number within the
+ * range, and N q, where N counts each device once, with its newest samples.
+ */
+function composedSum(
+  audit: Audit,
+  bundle: readonly Contribution[],
+  range: number,
+): bigint[] | undefined {
+  const [first] = bundle;
+  if (first === undefined) return undefined;
+  const rounds = siteRounds(audit, first.round, first.gateway);
+  if (!areOf(rounds, bundle)) return undefined;
+  const [only] = rounds;
+  if (only === undefined) return undefined;
+  if (rounds.length === 1) return exactSum(only);
+  const delta: number[] = [];
+  for (const updates of rounds) {
+    const weight = updates.reduce((sum, { samples }) => sum + BigInt(samples), 0n);
+    const bits = bitsByCoordinate(only);
+    for (const [i, value] of exactSum(updates).entries())
+      delta[i] = (delta[i] ?? 0) + nearestDouble(value, weight << BigInt(bits[i] ?? 0));
+  }
+  const total = bundle.reduce((sum, { samples }) => sum + BigInt(samples), 0n);
+  const bits = bitsByCoordinate(only);
+  return delta.map((value, i) => {
+    const scale = 2 ** (bits[i] ?? 0);
+    const most = Math.floor(range * scale);
+    const q = Math.min(most, Math.max(-most, toEven(value * scale)));
+    return total * BigInt(q);
+  });
+}
+
+/** The receipted updates of each site round that has any, in their order. */
+function siteRounds(audit: Audit, round: string, gateway: string): Sent[][] {
+  const found: { readonly number: number; readonly updates: Sent[] }[] = [];
+  for (const [id, devices] of audit.sent) {
+    if (cloudRound(id) !== round || id === round) continue;
+    const updates = [...devices.values()].filter(
+      (sent) => sent.gateway === gateway && audit.receipted.has(`${id} ${sent.device}`),
+    );
+    if (updates.length > 0) found.push({ number: Number(id.split(".")[2]), updates });
+  }
+  return found.sort((a, b) => a.number - b.number).map(({ updates }) => updates);
+}
+
+/** Whether the contributions are those that these rounds make: each device, updates and newest samples. */
+function areOf(rounds: readonly Sent[][], bundle: readonly Contribution[]): boolean {
+  const made = new Map<string, { samples: number; updates: number }>();
+  for (const { device, samples } of rounds.flat())
+    made.set(device, { samples, updates: (made.get(device)?.updates ?? 0) + 1 });
+  return (
+    made.size === bundle.length &&
+    bundle.every(({ device, samples, updates }) => {
+      const own = made.get(device);
+      return own?.samples === samples && own.updates === updates;
+    })
+  );
+}
+
+/** `session.3` of `session.3.2`; the cloud's own rounds as they are. */
+function cloudRound(id: string): string {
+  return id.split(".").slice(0, 2).join(".");
+}
+
+/** f of each coordinate. */
+function bitsByCoordinate([update]: readonly Sent[]): number[] {
+  return (update?.lengths ?? []).flatMap((length, tensor) =>
+    new Array<number>(length).fill(update?.fractionBits[tensor] ?? Number.NaN),
+  );
+}
+
+/** The double nearest to the quotient, ties to even: `Number` rounds a whole number so. */
+export function nearestDouble(numerator: bigint, denominator: bigint): number {
+  const magnitude = numerator < 0n ? -numerator : numerator;
+  const bits = (value: bigint) => value.toString(2).length;
+  // So far that the quotient has more bits than a double and one that says whether any follow.
+  const shift = BigInt(Math.max(0, 64 + bits(denominator) - bits(magnitude)));
+  const scaled = magnitude << shift;
+  const rest = scaled % denominator === 0n ? 0n : 1n;
+  const nearest = Number(((scaled / denominator) << 1n) | rest) / 2 ** (Number(shift) + 1);
+  return numerator < 0n ? -nearest : nearest;
+}
+
+function toEven(value: number): number {
+  const below = Math.floor(value);
+  const rest = value - below;
+  if (rest !== 0.5) return rest < 0.5 ? below : below + 1;
+  return below % 2 === 0 ? below : below + 1;
+}
+
+/**
+ * Holds what the cloud says against the receipts that the devices have. A contribution stands for
+ * as many receipts as it has updates, all of one device in one round of the cloud's.
+ */
 export function checkContributions(
   audit: Audit,
   claims: readonly ContributionClaim[],
 ): { missing: string[]; doubled: string[] } {
-  const count = new Map<string, number>();
-  for (const { round, device } of claims) {
-    const key = `${round} ${device}`;
-    count.set(key, (count.get(key) ?? 0) + 1);
+  const receipts = new Map<string, number>();
+  for (const key of audit.receipted) {
+    const [round = "", device = ""] = key.split(" ");
+    const contribution = `${cloudRound(round)} ${device}`;
+    receipts.set(contribution, (receipts.get(contribution) ?? 0) + 1);
   }
+  const claimed = new Map<string, number>();
+  const times = new Map<string, number>();
+  for (const { round, device, updates, outcome } of claims) {
+    const key = `${round} ${device}`;
+    times.set(key, (times.get(key) ?? 0) + 1);
+    // One that still waits for a model has come to no end.
+    if (outcome !== "kept") claimed.set(key, (claimed.get(key) ?? 0) + updates);
+  }
+  const over = ([key, updates]: [string, number]) => updates > (receipts.get(key) ?? updates);
   return {
-    missing: [...audit.receipted].filter((key) => !count.has(key)),
-    doubled: [...count].filter(([, times]) => times > 1).map(([key]) => key),
+    missing: [...receipts]
+      .filter(([key, updates]) => updates > (claimed.get(key) ?? 0))
+      .map(([key]) => key),
+    doubled: [...times.keys()].filter(
+      (key) => (times.get(key) ?? 0) > 1 || over([key, claimed.get(key) ?? 0]),
+    ),
   };
 }

@@ -9,6 +9,8 @@ export type PilotReport = {
   /** Every global model's sum equals the oracle's, bit for bit. */
   readonly exact: boolean;
   readonly modelsChecked: number;
+  /** Sums behind them: one for each base in each model. */
+  readonly sumsChecked: number;
   readonly finalAccuracy?: number;
   readonly rounds: readonly RoundEntry[];
   readonly contributions: ContributionCounts;
@@ -31,7 +33,10 @@ export type RoundEntry = {
   readonly round: string;
   readonly model?: string;
   readonly state: string;
+  /** Contributions that its model is the first to hold; for an evaluation, those to it. */
   readonly contributors: number;
+  /** How many of them were made in an earlier round. */
+  readonly late: number;
   readonly sites: readonly string[];
   /** Of the model on all test samples, measured by the pilot itself. */
   readonly accuracy?: number;
@@ -41,9 +46,12 @@ export type RoundEntry = {
   readonly endedMs?: number;
 };
 
+/** Counted in receipts: a contribution of several site rounds stands for several. */
 export type ContributionCounts = {
   readonly receipted: number;
   readonly inModel: number;
+  /** Of those in a model: how many came too late for their own round, and are in a later one's. */
+  readonly late: number;
   readonly inEvaluation: number;
   readonly expired: number;
   readonly duplicatesDropped: number;

@@ -1,4 +1,5 @@
 import { pathToFileURL } from "node:url";
+import { atMost, readings } from "./buffer-chart.js";
 import type { PilotReport } from "./report.js";
 
 /** The table that ends a run, at most 80 columns wide. */
@@ -20,20 +21,21 @@ export function summary(report: PilotReport, jsonFile: string, htmlFile: string)
       `${report.rounds.length} (${report.rounds.filter(({ model }) => model !== undefined).length} models)`,
     ],
     ["sites / devices", `${report.sites.length} / ${report.devices}`],
+    ["contributions", `${c.receipted} receipted: ${c.inModel} in a model, ${c.late} of them late;`],
     [
-      "contributions",
-      `${c.receipted} receipted: ${c.inModel} in a model, ${c.inEvaluation} in an evaluation,`,
+      "",
+      `${c.inEvaluation} in an evaluation, ${c.expired} expired; ${c.duplicatesDropped} duplicates dropped`,
     ],
-    ["", `${c.expired} expired; ${c.duplicatesDropped} duplicates dropped`],
     ["lost / counted twice", `${report.missing.length} / ${report.doubled.length}`],
     [
       "exact to the bit",
-      `${report.exact ? "yes" : "NO"} (${report.modelsChecked} sums checked by an independent oracle)`,
+      `${report.exact ? "yes" : "NO"} (${report.sumsChecked} sums of ${report.modelsChecked} models, by an independent oracle)`,
     ],
     ...report.faults.map((fault): [string, string] => [
       fault.kind === "cut" ? "uplink cut" : "gateway killed",
       faultText(fault),
     ]),
+    ...outageRows(report),
     ["wall time", `${report.wallSeconds.toFixed(1)} s`],
   ];
   const lines = [
@@ -46,6 +48,23 @@ export function summary(report: PilotReport, jsonFile: string, htmlFile: string)
     "",
   ];
   return `${lines.join("\n")}\n`;
+}
+
+/** What an outage asked for came to, and what waited at the site that it cut off. */
+function outageRows({ outage, faults, buffers }: PilotReport): [string, string][] {
+  const cut = faults.find(({ kind }) => kind === "cut");
+  if (outage === undefined || cut === undefined) return [];
+  const { asked, scale } = outage;
+  const waited = buffers.filter(({ site }) => site === cut.site).flatMap(readings);
+  return [
+    [
+      "outage",
+      `${asked}, ${scale === 1 ? "in real time" : `${Number(scale.toPrecision(3))} times faster; nothing else is scaled`}`,
+    ],
+    ...atMost(waited)
+      .split("; ")
+      .map((text, i): [string, string] => [i === 0 ? "waited there" : "", text]),
+  ];
 }
 
 function faultText(fault: PilotReport["faults"][number]): string {
