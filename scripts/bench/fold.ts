@@ -50,7 +50,7 @@ function casesFor(
   values: Float32Array<ArrayBuffer>,
 ): { readonly cases: readonly Case[]; readonly release: () => void } {
   const layout = [{ name: "w", shape: [values.length] }];
-  const subject = { round: "bench.1", base: "bench.0", baseDigest: "0".repeat(64) };
+  const subject = { round: "bench.1", site: "bench", base: "bench.0", baseDigest: "0".repeat(64) };
   const accumulator = createAccumulator(kernel, layout, GRID, 2n ** 42n, subject);
   const basin = kernel.lease(values.length);
   const pieces = cut(new Uint8Array(values.buffer));

@@ -42,5 +42,9 @@ export function benchPlans(parameters: number, model: Uint8Array): (round: numbe
     siteQuorum: 1,
     siteDeadlineMs: 300_000,
     deadlineMs: 600_000,
+    siteRounds: 1,
+    offlineSiteRounds: 0,
+    perSite: false,
+    finishFirst: false,
   });
 }

@@ -51,6 +51,10 @@ export function samplePlan(round: string, base: SampleModel, changes: Partial<Pl
     siteQuorum: 1,
     siteDeadlineMs: 60_000,
     deadlineMs: 120_000,
+    siteRounds: 1,
+    offlineSiteRounds: 0,
+    perSite: false,
+    finishFirst: false,
     ...changes,
   };
 }
