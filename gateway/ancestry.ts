@@ -10,6 +10,10 @@ export type Ancestry = {
   /** The upstream first; the root last, once it is known. */
   above(): readonly string[];
   heard(path: readonly string[]): void;
+  /** The upstream is away: what is above it is not known any more. */
+  lost(): void;
+  /** Whether the way to the root is whole, as far as this gateway was told. */
+  readonly whole: boolean;
   loop(message: string): void;
   /** Rejects with `gateway-loop`. */
   readonly failed: Promise<never>;
@@ -17,7 +21,8 @@ export type Ancestry = {
 
 export function createAncestry(): Ancestry {
   let path: readonly string[] = [];
-  let rooted = false;
+  let whole = false;
+  let rooted = false; // it was whole once
   let fail: (error: TributaryError) => void = () => {};
   const failed = new Promise<never>((_, reject) => {
     fail = reject;
@@ -28,7 +33,15 @@ export function createAncestry(): Ancestry {
     heard(next) {
       path = next;
       // An upstream that tells no path is a cloud from before there were gateways above gateways.
-      rooted ||= path.length === 0 || path.at(-1) === ROOT;
+      whole = path.length === 0 || path.at(-1) === ROOT;
+      rooted ||= whole;
+    },
+    lost() {
+      path = [];
+      whole = false;
+    },
+    get whole() {
+      return whole;
     },
     loop(message) {
       if (!rooted) fail(new TributaryError("gateway-loop", message));

@@ -193,7 +193,7 @@ describe("towards a gateway below", () => {
   it("greets with the path, answers heartbeats, and hands on what comes from above", async () => {
     const { reducer, lower } = await stand({ a: "g1" });
     const welcome = await lower.next("welcome", ({ path }) => path.length === 2);
-    assert.deepEqual(welcome.path, ["region", "test"]);
+    assert.deepEqual(welcome.path, ["region", "cloud"]);
     lower.say({ $case: "heartbeat", value: { ...beat, sequence: 7n } });
     assert.equal((await lower.next("heartbeatEcho")).sequence, 7n);
     const plan = samplePlan();

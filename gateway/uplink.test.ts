@@ -27,6 +27,7 @@ function uplinkTo(address: string, devices: Map<string, DeviceRecord>, handlers 
   const defaults: UplinkHandlers = {
     onAttached() {},
     onPath() {},
+    onDetached() {},
     onLoop() {},
     onRoundOpened() {},
     onRoundClosed() {},

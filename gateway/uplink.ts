@@ -25,6 +25,8 @@ export type UplinkHandlers = {
   onAttached(welcome: Welcome): void;
   /** What is above, the upstream first and the root last: at each attachment, and when it changes. */
   onPath(path: readonly string[]): void;
+  /** The link is lost, for now. */
+  onDetached(): void;
   /** The upstream is, or would be, below this gateway. The link is given up, and tried again. */
   onLoop(message: string): void;
   onRoundOpened(opened: RoundOpened): void;
@@ -149,6 +151,7 @@ export function createUplink(options: UplinkOptions): Uplink {
     attempt.call.cancel();
     stopTimers();
     pending = emptyPending();
+    if (attempt.attached) handlers.onDetached();
     const retryMs = jitteredBackoff(random, failures++, backoff);
     events({ level: "warn", name: "uplink-lost", reason, retryMs: Math.round(retryMs) });
     retryTimer = clock.setTimer(retryMs, connect);
@@ -161,6 +164,7 @@ export function createUplink(options: UplinkOptions): Uplink {
     if (current === undefined || current.over) return;
     current.over = true;
     current.call.cancel();
+    if (current.attached && !closed) handlers.onDetached();
   }
 
   function loop(attempt: Attempt, message: string): void {

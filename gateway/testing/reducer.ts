@@ -132,7 +132,7 @@ export async function openTestReducer(port = 0): Promise<TestReducer> {
             protocolVersion: 1,
             upstream: "test",
             heartbeatIntervalMs: 250,
-            path: ["test"],
+            path: ["cloud"],
             nowMs: 0n,
           };
           call.write({ message: { $case: "welcome", value } });
