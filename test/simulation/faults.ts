@@ -1,0 +1,145 @@
+import type { MemoryDisk } from "@tributary/proto/host/memory-disk.js";
+import { seededRandom } from "@tributary/proto/host/random.js";
+import type { Stage } from "./actor.js";
+import type { Operator } from "./operator.js";
+import { drawer, type FaultKind, faultKinds, type Settings } from "./settings.js";
+import type { Cast } from "./world.js";
+
+export type Faults = {
+  /** They have stopped, and what they left behind is put right. */
+  readonly over: boolean;
+  readonly count: number;
+};
+
+const DAY_MS = 24 * 60 * 60_000;
+
+/** Lets things go wrong at the rates that the seed picked, then puts everything right. */
+export function scheduleFaults(
+  stage: Stage,
+  settings: Settings,
+  cast: Cast,
+  operator: Operator,
+): Faults {
+  const { agenda, network, trace, seed } = stage;
+  const draw = drawer(seededRandom(`${seed} faults`));
+  const { faultsMs, everyMs } = settings;
+  let over = false;
+  let count = 0;
+  const say = (what: string) => trace.note(agenda.nowMs, "fault", what);
+
+  const parts = [cast.cloud, ...cast.gateways, ...cast.devices];
+  const anyActor = () => {
+    // The cloud and the gateways are hit more often than their share.
+    const tier = draw.of([[cast.cloud], cast.gateways, cast.devices, cast.gateways] as const);
+    return draw.of(tier as typeof parts).actor;
+  };
+  const pairs = () => [
+    ...cast.gateways.map(({ settings: { name } }) => [name, "cloud"] as const),
+    ...cast.devices.map(({ name, home }) => [name, home.name] as const),
+  ];
+  const downMs = () => draw.scaled(200, 30_000);
+  const disks: readonly {
+    readonly who: string;
+    set(how: Parameters<MemoryDisk["fail"]>[0]): void;
+  }[] = [
+    { who: "cloud", set: (how) => cast.cloud.program.disk.fail(how) },
+    ...cast.gateways.map(({ settings: { name }, program }) => ({
+      who: name,
+      set(how: Parameters<MemoryDisk["fail"]>[0]) {
+        program.disk.fail(how);
+        program.index.fail(how === "none" ? "none" : "full");
+      },
+    })),
+    ...cast.devices.map(({ name, program }) => ({
+      who: name,
+      set: (how: Parameters<MemoryDisk["fail"]>[0]) => program.disk?.fail(how),
+    })),
+  ];
+  const disk = (how: "full" | "read-only" | "sync") => {
+    const hit = draw.of(disks);
+    say(`the disk of ${hit.who} fails: ${how}`);
+    hit.set(how);
+    agenda.after(draw.scaled(500, 20_000), () => hit.set("none"));
+  };
+  const clog = (edges: readonly (readonly [string, string])[]) => {
+    for (const [from, to] of edges) network.clog(from, to);
+    agenda.after(draw.scaled(500, 40_000), () => {
+      for (const [from, to] of edges) network.open(from, to);
+    });
+  };
+
+  const strike: Record<FaultKind, () => void> = {
+    "power-cut": () => anyActor().kill(true, downMs()),
+    kill: () => anyActor().kill(false, downMs()),
+    stop: () => anyActor().stop(downMs()),
+    cut() {
+      const [a, b] = draw.of(pairs());
+      say(`the connections of ${a} and ${b} break`);
+      network.cut(a, b);
+    },
+    "one-way"() {
+      const [a, b] = draw.of(pairs());
+      const edge = draw.chance(0.5) ? ([a, b] as const) : ([b, a] as const);
+      say(`nothing passes from ${edge[0]} to ${edge[1]}`);
+      clog([edge]);
+    },
+    partition() {
+      const [a, b] = draw.of(pairs());
+      say(`nothing passes between ${a} and ${b}`);
+      clog([
+        [a, b],
+        [b, a],
+      ]);
+    },
+    "disk-full": () => disk("full"),
+    "disk-read-only": () => disk("read-only"),
+    "disk-sync": () => disk("sync"),
+    "wall-step"() {
+      const { machine, name } = anyActor();
+      const stepMs = draw.of([-1, 1]) * draw.of([500, 60_000, DAY_MS, 365 * DAY_MS]);
+      say(`the clock of ${name} steps by ${stepMs} ms`);
+      machine.wallOffsetMs += stepMs;
+    },
+    "store-away"() {
+      if (cast.cloud.program.away) return;
+      say("the cloud's store is away");
+      cast.cloud.program.away = true;
+      agenda.after(draw.scaled(200, 20_000), () => {
+        cast.cloud.program.away = false;
+      });
+    },
+    "session-stop": () => operator.stopSession(draw.scaled(500, 20_000)),
+    flip() {},
+  };
+
+  for (const kind of faultKinds) {
+    const meanMs = everyMs[kind];
+    if (meanMs === undefined) continue;
+    const next = () => {
+      // Exponential, as events that know nothing of one another come.
+      agenda.after(-Math.log(1 - draw.between(0, 1)) * meanMs, () => {
+        if (agenda.nowMs >= faultsMs) return;
+        count++;
+        strike[kind]();
+        next();
+      });
+    };
+    next();
+  }
+  agenda.at(faultsMs, () => {
+    say("the faults stop");
+    network.calm();
+    for (const { set } of disks) set("none");
+    cast.cloud.program.away = false;
+    // A clock that stays wrong is no fault that goes on: the last step stays.
+    over = true;
+  });
+  return {
+    get over() {
+      return over;
+    },
+    get count() {
+      return count;
+    },
+  };
+}

@@ -1,0 +1,122 @@
+import type { SessionParams } from "@tributary/cloud/params.js";
+
+/**
+ * What the product should have computed, worked out anew: whole numbers in BigInt, one rounding where
+ * the protocol has one, and the optimiser's formulas in float64 as its documentation writes them.
+ */
+
+/** The nearest integer, ties to even. */
+function nearestWhole(x: number): bigint {
+  const low = Math.floor(x);
+  const rest = x - low;
+  if (rest < 0.5) return BigInt(low);
+  if (rest > 0.5) return BigInt(low) + 1n;
+  return BigInt(low) % 2n === 0n ? BigInt(low) : BigInt(low) + 1n;
+}
+
+export type Grid = {
+  /** Of each coordinate. */
+  readonly fractionBits: readonly number[];
+  readonly range: number;
+};
+
+/** q of each coordinate: the float32 difference on the grid, clamped to the range. */
+export function onGrid(weights: Float32Array, base: Float32Array, grid: Grid): bigint[] {
+  return Array.from(weights, (weight, i) => {
+    const delta = Math.fround(weight - (base[i] as number));
+    const scale = 2 ** (grid.fractionBits[i] as number);
+    const most = BigInt(Math.floor(grid.range * scale));
+    const q = nearestWhole(delta * scale);
+    if (Math.abs(delta) > grid.range) return delta < 0 ? -most : most;
+    if (q > most) return most;
+    return q < -most ? -most : q;
+  });
+}
+
+/** The double nearest to a quotient, ties to even; denominator > 0, the result in the normal range. */
+export function nearestDouble(numerator: bigint, denominator: bigint): number {
+  if (numerator === 0n) return 0;
+  const sign = numerator < 0n ? -1 : 1;
+  let n = numerator < 0n ? -numerator : numerator;
+  let d = denominator;
+  // Scaled so that the quotient has 53 bits.
+  let exponent = 0;
+  while (n / d >= 1n << 53n) {
+    d <<= 1n;
+    exponent++;
+  }
+  while (n / d < 1n << 52n) {
+    n <<= 1n;
+    exponent--;
+  }
+  let quotient = n / d;
+  const twice = (n - quotient * d) * 2n;
+  if (twice > d || (twice === d && quotient % 2n === 1n)) quotient++;
+  return sign * Number(quotient) * 2 ** exponent;
+}
+
+export type Contribution = { readonly samples: number; readonly q: readonly bigint[] };
+
+export type Sum = { readonly samples: bigint; readonly sum: readonly bigint[] };
+
+/** S = sum of n q, N = sum of n. */
+export function sumOf(contributions: readonly Contribution[], coordinates: number): Sum {
+  const sum = new Array<bigint>(coordinates).fill(0n);
+  let samples = 0n;
+  for (const { samples: n, q } of contributions) {
+    samples += BigInt(n);
+    for (let i = 0; i < coordinates; i++)
+      sum[i] = (sum[i] as bigint) + BigInt(n) * (q[i] as bigint);
+  }
+  return { samples, sum };
+}
+
+/** S / (N 2^f), each the nearest double. */
+export function meanOf({ samples, sum }: Sum, { fractionBits }: Grid): number[] {
+  return sum.map((s, i) => nearestDouble(s, samples << BigInt(fractionBits[i] as number)));
+}
+
+/** The optimiser's state behind a model. */
+export type Master = { readonly weights: number[]; readonly m?: number[]; readonly v?: number[] };
+
+/** One step of the server's optimiser (cloud/README.md). */
+export function stepOf(params: SessionParams["optimizer"], from: Master, delta: number[]): Master {
+  const { weights } = from;
+  const zeros = () => weights.map(() => 0);
+  switch (params.kind) {
+    case "fedavg":
+      return { weights: weights.map((w, i) => w + params.learningRate * (delta[i] as number)) };
+    case "fedavgm": {
+      const m = (from.m ?? zeros()).map((old, i) => params.momentum * old + (delta[i] as number));
+      return { weights: weights.map((w, i) => w + params.learningRate * (m[i] as number)), m };
+    }
+    case "fedadam": {
+      const { beta1, beta2, eta, tau } = params;
+      const m = (from.m ?? zeros()).map(
+        (old, i) => beta1 * old + (1 - beta1) * (delta[i] as number),
+      );
+      const v = (from.v ?? weights.map(() => tau ** 2)).map((old, i) => {
+        const d = delta[i] as number;
+        return beta2 * old + (1 - beta2) * (d * d);
+      });
+      return {
+        weights: weights.map(
+          (w, i) => w + (eta * (m[i] as number)) / (Math.sqrt(v[i] as number) + tau),
+        ),
+        m,
+        v,
+      };
+    }
+    default:
+      throw new Error(`the simulation draws no ${params.kind}`);
+  }
+}
+
+/** The values of a safetensors file of float32 tensors, in the order in which they lie. */
+export function valuesIn(file: Uint8Array): Float32Array {
+  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
+  const start = 8 + Number(view.getBigUint64(0, true));
+  return Float32Array.from({ length: (file.length - start) / 4 }, (_, i) =>
+    view.getFloat32(start + 4 * i, true),
+  );
+}

@@ -1,0 +1,193 @@
+import { type Cloud, createCloud } from "@tributary/cloud/cloud.js";
+import { configSchema as cloudConfig } from "@tributary/cloud/config.js";
+import type { Store } from "@tributary/cloud/store/store.js";
+import { type MemoryStore, memoryStore } from "@tributary/cloud/testing/memory-store.js";
+import { createDevice, type Device } from "@tributary/device-sdk/device.js";
+import type { Message } from "@tributary/device-sdk/link.js";
+import { configSchema as gatewayConfig } from "@tributary/gateway/config.js";
+import { createGateway, type Gateway } from "@tributary/gateway/gateway.js";
+import { type MemoryIndex, memoryIndex } from "@tributary/gateway/testing/memory-store.js";
+import { type MemoryDisk, memoryDisk } from "@tributary/proto/host/memory-disk.js";
+import { seededRandom } from "@tributary/proto/host/random.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import type { UpKind } from "@tributary/proto/wire/topics.js";
+import type { Program, Run, Stage } from "./actor.js";
+import { simulatedBroker, simulatedLink } from "./device-link.js";
+import type { Plant } from "./plant.js";
+import type { DeviceSettings, GatewaySettings, Settings } from "./settings.js";
+import { type SlowWorld, slowDatabase, slowDisk, slowly } from "./slow.js";
+import { serveTier, simulatedUpstream } from "./tier-link.js";
+import { simulatedTrainer, type Trained } from "./trainer.js";
+
+/** The three tiers' own compositions, each on a simulated machine. */
+
+export type Setting = Stage & { readonly settings: Settings; readonly plant: Plant };
+
+const softwareVersion = "simulated";
+
+function slow({ agenda, settings }: Setting, { life, random }: Run): SlowWorld {
+  return { agenda, life, random, pace: settings.pace };
+}
+
+export type CloudProgram = Program<Cloud> & {
+  readonly disk: MemoryDisk;
+  readonly store: MemoryStore;
+  /** While it is away the store's calls fail, retryable. */
+  away: boolean;
+};
+
+export function cloudProgram(setting: Setting): CloudProgram {
+  const { network, seed, plant } = setting;
+  const disk = memoryDisk({ random: seededRandom(`${seed} cloud disk`) });
+  const store = memoryStore();
+  const program: CloudProgram = {
+    disk,
+    store,
+    away: false,
+    async start(run) {
+      const { life, clock, random } = run;
+      const names = Object.keys(store).filter((name) => name !== "crash") as (keyof Store)[];
+      const reached = reachable(plant.cloudStore(store), names, () => !program.away);
+      return createCloud({
+        config: cloudConfig.parse({
+          dataDir: "simulated",
+          heartbeatIntervalMs: 2_000,
+          heartbeatMissedMs: 9_000,
+        }),
+        softwareVersion,
+        events: run.note,
+        clock,
+        random,
+        disk: slowDisk(plant.disk(disk, "cloud"), slow(setting, run)),
+        store: slowly(reached, names, slow(setting, run), true),
+        listenGrpc: (service) => serveTier(network, life, random)(plant.service(service)),
+        startApi: async () => ({ port: 2, async close() {} }),
+      });
+    },
+    powerCut() {
+      disk.crash();
+      store.crash();
+    },
+  };
+  return program;
+}
+
+/** A part whose calls fail while what they need cannot be reached. */
+function reachable<T extends object>(
+  part: T,
+  names: readonly (keyof T & string)[],
+  isReachable: () => boolean,
+): T {
+  const wrapped: Record<string, unknown> = {};
+  for (const name of names) {
+    const call = part[name] as unknown as (...given: unknown[]) => unknown;
+    wrapped[name] = async (...given: unknown[]) => {
+      if (!isReachable())
+        throw new TributaryError("store-unreachable", "the store does not answer", {
+          retryable: true,
+        });
+      return call.apply(part, given);
+    };
+  }
+  return Object.assign(Object.create(part) as T, wrapped);
+}
+
+export type GatewayProgram = Program<Gateway> & {
+  readonly disk: MemoryDisk;
+  readonly index: MemoryIndex;
+};
+
+export function gatewayProgram(setting: Setting, gateway: GatewaySettings): GatewayProgram {
+  const { network, seed, settings, plant } = setting;
+  const { name, site, uploadSlots } = gateway;
+  const disk = memoryDisk({ random: seededRandom(`${seed} ${name} disk`) });
+  const index = memoryIndex();
+  const crashes = seededRandom(`${seed} ${name} crashes`);
+  return {
+    disk,
+    index,
+    async start(run) {
+      const { life, clock, random } = run;
+      return createGateway({
+        config: gatewayConfig.parse({
+          site,
+          gateway: name,
+          dataDir: "simulated",
+          upstream: "cloud:1",
+          uploadSlots,
+          absentGraceMs: 3_000,
+        }),
+        softwareVersion,
+        events: run.note,
+        parts: {
+          clock,
+          random,
+          disk: slowDisk(plant.disk(disk, "gateway"), slow(setting, run)),
+          database: (path) =>
+            slowDatabase(plant.database(index.database(path)), slow(setting, run)),
+          kernel: plant.kernel(),
+          upstream: plant.upstream(simulatedUpstream(network, life, "cloud", clock, random)),
+          broker: plant.broker(simulatedBroker(network, life, random, settings.duplicateRate)),
+        },
+      });
+    },
+    powerCut() {
+      disk.crash();
+      index.crash(crashes.next());
+    },
+  };
+}
+
+export type DeviceProgram = Program<Device> & { readonly disk: MemoryDisk | undefined };
+
+export type DeviceAccount = {
+  trained(trained: Trained): void;
+  sent(device: string, kind: UpKind, header: object): void;
+  received(device: string, message: Message): void;
+};
+
+export function deviceProgram(
+  setting: Setting,
+  { name, disk: kept }: DeviceSettings,
+  home: () => GatewaySettings,
+  account: DeviceAccount,
+): DeviceProgram {
+  const { network, seed, settings, plant } = setting;
+  const disk = kept ? memoryDisk({ random: seededRandom(`${seed} ${name} disk`) }) : undefined;
+  return {
+    disk,
+    async start(run) {
+      const { life, clock, random } = run;
+      const device = await createDevice({
+        device: name,
+        site: home().site,
+        gateway: `mqtt://${home().name}`,
+        trainer: simulatedTrainer({
+          seed,
+          device: name,
+          clock,
+          nMax: settings.session.nMax,
+          range: settings.session.grid.range,
+          mostMs: settings.trainingMostMs,
+          onTrained: account.trained,
+        }),
+        onEvent: run.note,
+        parts: {
+          clock,
+          random,
+          ...(disk && { disk: slowDisk(plant.disk(disk, "device"), slow(setting, run)) }),
+          openLink: simulatedLink(network, life, () => home().name, {
+            sent: (kind, header) => account.sent(name, kind, header),
+            received: (message) => account.received(name, message),
+          }),
+          systemAttributes: async () => ({ os: "simulated" }),
+        },
+      });
+      await device.start();
+      return device;
+    },
+    powerCut() {
+      disk?.crash();
+    },
+  };
+}

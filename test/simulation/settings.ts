@@ -1,0 +1,146 @@
+import { type SessionParams, sessionParamsSchema } from "@tributary/cloud/params.js";
+import { type Random, seededRandom } from "@tributary/proto/host/random.js";
+import type { Weather } from "./network.js";
+import type { Pace } from "./slow.js";
+
+/** What a seed picks: who is there, what the session asks for, and what goes wrong how often. */
+export type Settings = {
+  readonly seed: number;
+  readonly gateways: readonly GatewaySettings[];
+  readonly session: SessionParams;
+  /** Values of the model's tensors. */
+  readonly tensors: readonly number[];
+  /** How long things go wrong. */
+  readonly faultsMs: number;
+  readonly weather: Weather;
+  readonly duplicateRate: number;
+  readonly pace: Pace;
+  readonly trainingMostMs: number;
+  /** Mean time between two faults of a kind; a kind that is left out does not happen. */
+  readonly everyMs: Readonly<Partial<Record<FaultKind, number>>>;
+};
+
+export type GatewaySettings = {
+  readonly name: string;
+  readonly site: string;
+  readonly devices: readonly DeviceSettings[];
+  readonly uploadSlots: number;
+};
+
+export type DeviceSettings = {
+  readonly name: string;
+  /** Whether it keeps what it owes over a restart. */
+  readonly disk: boolean;
+};
+
+export const faultKinds = [
+  "power-cut",
+  "kill",
+  "stop",
+  "cut",
+  "one-way",
+  "partition",
+  "disk-full",
+  "disk-read-only",
+  "disk-sync",
+  "wall-step",
+  "store-away",
+  "session-stop",
+  "flip",
+] as const;
+export type FaultKind = (typeof faultKinds)[number];
+
+/** Draws that read like what they decide. */
+export function drawer(random: Random) {
+  const between = (least: number, most: number) => least + random.next() * (most - least);
+  return {
+    between,
+    /** A whole number from `least` to `most`, both included. */
+    whole: (least: number, most: number) => Math.floor(between(least, most + 1)),
+    chance: (rate: number) => random.next() < rate,
+    of: <T>(values: readonly T[]): T => values[Math.floor(random.next() * values.length)] as T,
+    /** Spread over orders of magnitude. */
+    scaled: (least: number, most: number) => Math.exp(between(Math.log(least), Math.log(most))),
+  };
+}
+export type Drawer = ReturnType<typeof drawer>;
+
+export function settingsOf(seed: number): Settings {
+  const draw = drawer(seededRandom(`settings ${seed}`));
+  const gateways = drawGateways(draw);
+  const session = drawSession(draw, gateways);
+  const siteMs = session.deadlineMs - session.uploadWindowMs;
+  const everyMs: Partial<Record<FaultKind, number>> = {};
+  for (const kind of faultKinds) if (draw.chance(0.4)) everyMs[kind] = draw.scaled(5_000, 90_000);
+  return {
+    seed,
+    gateways,
+    session,
+    tensors: Array.from({ length: draw.whole(1, 3) }, () => draw.whole(1, 5)),
+    faultsMs: draw.between(20_000, 150_000),
+    weather: {
+      delayLeastMs: 1,
+      delayMostMs: draw.scaled(2, 400),
+      lossRate: draw.chance(0.5) ? draw.between(0, 0.1) : 0,
+      lossDelayMs: draw.scaled(200, 4_000),
+    },
+    duplicateRate: draw.chance(0.5) ? draw.between(0, 0.2) : 0,
+    pace: { leastMs: 0.1, mostMs: draw.scaled(0.5, 80) },
+    trainingMostMs: siteMs * draw.scaled(0.02, 0.7),
+    everyMs,
+  };
+}
+
+function drawGateways(draw: Drawer): GatewaySettings[] {
+  const count = draw.whole(1, 4);
+  let devices = 0;
+  return Array.from({ length: count }, (_, at) => ({
+    name: `g${at + 1}`,
+    // Now and then two gateways serve one site.
+    site: at > 0 && draw.chance(0.2) ? `s${at}` : `s${at + 1}`,
+    uploadSlots: draw.whole(1, 3),
+    devices: Array.from({ length: draw.whole(1, 4) }, () => ({
+      name: `d${++devices}`,
+      disk: draw.chance(0.85),
+    })),
+  }));
+}
+
+function drawSession(draw: Drawer, gateways: readonly GatewaySettings[]): SessionParams {
+  const sites = new Set(gateways.map(({ site }) => site)).size;
+  const fraction = draw.chance(0.7) ? 1 : draw.between(0.3, 1);
+  const devices = gateways.reduce((sum, gateway) => sum + gateway.devices.length, 0);
+  // A quorum that cannot be met would be waited for in vain.
+  const pairs = fraction === 1 && gateways.every(({ devices }) => devices.length > 1);
+  const uploadWindowMs = draw.whole(2_000, 6_000);
+  const deadlineMs = uploadWindowMs + draw.whole(2_000, 25_000);
+  const nMax = draw.of([1, 10, 1_000, 2 ** 20]);
+  const fractionBits = draw.whole(0, 20);
+  return sessionParamsSchema.parse({
+    name: "s",
+    initialModel: "s.0",
+    rounds: draw.whole(2, 5),
+    deadlineMs,
+    uploadWindowMs,
+    absentGraceMs: draw.whole(0, Math.min(8_000, deadlineMs)),
+    siteQuorum: pairs && draw.chance(0.5) ? 2 : 1,
+    sitesQuorum: draw.whole(1, sites),
+    fraction,
+    overSelection: draw.chance(0.7) ? 0 : draw.between(0, 2),
+    optimizer: drawOptimizer(draw),
+    grid: { fractionBits, range: draw.of([0.5, 1, 4]) },
+    saturate: draw.chance(0.8),
+    nMax,
+    totalMax: nMax * devices * draw.of([1, 2, 100]),
+    evaluateEvery: draw.chance(0.6) ? 0 : draw.whole(1, 3),
+    gate: { metric: "accuracy", tolerance: 1 },
+    failedRoundsMax: 1_000_000,
+    seed: draw.whole(0, 1_000_000),
+  });
+}
+
+function drawOptimizer(draw: Drawer): SessionParams["optimizer"] {
+  if (draw.chance(0.6)) return { kind: "fedavg", learningRate: draw.of([1, 0.7]) };
+  if (draw.chance(0.5)) return { kind: "fedavgm", learningRate: 1, momentum: 0.9 };
+  return { kind: "fedadam", eta: 0.1, beta1: 0.9, beta2: 0.99, tau: 1e-3 };
+}
