@@ -72,6 +72,26 @@ const uplinkSchema = z
   })
   .prefault({});
 
+/** Addresses of this machine and of private networks: RFC 1918, RFC 4193, RFC 4291, RFC 3927. */
+const nearby =
+  /^(127(\.\d{1,3}){3}|10(\.\d{1,3}){3}|172\.(1[6-9]|2\d|3[01])(\.\d{1,3}){2}|192\.168(\.\d{1,3}){2}|169\.254(\.\d{1,3}){2}|0\.0\.0\.0|::1?|f[cd][0-9a-f]{2}:[0-9a-f:]+|fe80:[0-9a-f:]+(%\w+)?|localhost)$/i;
+
+const statusSchema = z
+  .strictObject({
+    enabled: z.boolean().default(true),
+    /** The page is read-only and shows no secret, so it may be read from the site's network. */
+    host: z
+      .string()
+      .regex(nearby, {
+        message:
+          "must be a loopback or private address, or 0.0.0.0: the page is for the site's own network",
+      })
+      .default("127.0.0.1"),
+    /** 0 picks a free port. */
+    port: z.number().int().min(0).max(65_535).default(7481),
+  })
+  .prefault({});
+
 /** What an operator may set of a gateway. Sizes in bytes, times in milliseconds. */
 export const configSchema = z
   .strictObject({
@@ -113,6 +133,7 @@ export const configSchema = z
     absentGraceMs: z.number().int().min(0).max(600_000).default(5_000),
     reconnect: reconnectSchema,
     uplink: uplinkSchema,
+    status: statusSchema,
     log: z.enum(["text", "json"]).default("text"),
   })
   .refine((c) => !isOwn(c.upstream, c.downstream?.listen.port ?? 0), {

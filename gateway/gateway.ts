@@ -27,6 +27,11 @@ import { createReplies } from "./replies.js";
 import { createRounds, type Rounds } from "./rounds.js";
 import { createShipping, type Shipping } from "./shipping.js";
 import { openSiteTime, type SiteTime } from "./site-time.js";
+import { viewStatus } from "./status.js";
+import { type FillRate, openFillRate } from "./status-rate.js";
+import { createStatusRecord } from "./status-record.js";
+import { openStatusPage } from "./status-server.js";
+import type { StatusView } from "./status-view.js";
 import { createStorage } from "./storage.js";
 import { type Database, openStore } from "./store.js";
 import { createUplink, type Uplink, type UplinkFacts } from "./uplink.js";
@@ -39,6 +44,9 @@ export type Gateway = {
   /** The port on which gateways below attach, if it has any. */
   readonly downstreamPort: number | undefined;
   readonly incarnation: string;
+  /** Of the status page; undefined where there is none. */
+  readonly statusPort: number | undefined;
+  status(): StatusView;
   /** Rejects with `gateway-loop` when it turns out to be above itself before it ever reached the root. */
   readonly failed: Promise<never>;
   close(): Promise<void>;
@@ -72,9 +80,17 @@ export type GatewayOptions = {
  * further down is made first, as data flows into what is there.
  */
 export async function createGateway(options: GatewayOptions): Promise<Gateway> {
-  const { config, events, parts = {} } = options;
+  const { config, parts = {} } = options;
   const { gateway, site, dataDir, reconnect: backoff } = config;
   const clock = parts.clock ?? systemClock();
+  const startedMs = clock.monotonicMs();
+  const record = createStatusRecord(clock);
+  let fillRate: FillRate | undefined;
+  const events: GatewayEvents = (event) => {
+    record.note(event);
+    if (event.name === "partial-delivered") fillRate?.left(event.bytes);
+    options.events(event);
+  };
   const random = parts.random ?? systemRandom();
   const disk = parts.disk ?? nodeDisk(dataDir);
   const kernel = parts.kernel ?? loadKernel();
@@ -202,16 +218,20 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     });
     teardown.push(() => rounds.close());
 
+    const usedBytes = () => outbox.bytes + rounds.journalBytes;
     const storage = await createStorage(
       disk,
       clock,
       {
-        usedBytes: () => outbox.bytes + rounds.journalBytes,
+        usedBytes,
         promisedBytes: () => rounds.promisedBytes,
         outboxPartials: () => outbox.count,
       },
       config,
     );
+    const filling = await openFillRate({ store, time, clock, usedBytes, events });
+    fillRate = filling;
+    teardown.push(() => filling.close());
     ingest = createIngest({
       gateway,
       uploadSlots: config.uploadSlots,
@@ -341,6 +361,30 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       replies,
       events,
     });
+    const status = () =>
+      viewStatus(
+        {
+          config,
+          incarnation: store.incarnation,
+          softwareVersion: options.softwareVersion,
+          clock,
+          time,
+          record,
+          rate: filling,
+          outbox,
+          used: () => ({ usedBytes: usedBytes(), promisedBytes: rounds.promisedBytes }),
+          roundTripMs: () => uplink?.roundTripMs,
+          rounds: () => [...running.progress()],
+          devices: () => devices.count,
+          gatewaysBelow: () => downstream?.roll.names() ?? [],
+          replies: () => replies.counts,
+          freeBytes: () => storage.freeBytes,
+          bytesPerSecondMax: config.uplink.bytesPerSecond,
+        },
+        startedMs,
+      );
+    const page = await openStatusPage(config.status, status, events);
+    teardown.push(() => page?.close());
     const port = await link.listen(config.listen.host, config.listen.port);
     windows.start();
     uplink.start();
@@ -351,6 +395,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       mqttPort: port,
       downstreamPort: downstream?.port,
       incarnation,
+      statusPort: page?.port,
+      status,
       failed: ancestry.failed,
       close,
     };

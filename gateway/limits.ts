@@ -129,6 +129,22 @@ export const limits = {
   statusRequestMs: 5_000,
   /** A connection to the status page on which nothing moves, in milliseconds. */
   statusIdleMs: 10_000,
+  /** Between two writes of how fast the buffer fills, in milliseconds. */
+  rateWriteMs: 10 * 60_000,
+  /** Ends of Partials that the status shows. */
+  statusEnds: 8,
+  /** Deliveries from which the time to send what waits is estimated. */
+  statusDeliveries: 16,
+  /** Connections to the status page. Further ones are closed on arrival. */
+  statusConnections: 64,
+  /** Requests on one of them; then it is closed. */
+  statusRequestsPerSocket: 1_000,
+  /** A request's headers to the status page, in bytes. */
+  statusHeaderBytes: 8 * 1024,
+  /** From a connection, or the last answer, to a whole request, in milliseconds. */
+  statusRequestMs: 5_000,
+  /** A connection to the status page on which nothing moves, in milliseconds. */
+  statusIdleMs: 10_000,
   /** Between two attempts to seal a round whose Partial could not be written, in milliseconds. */
   sealRetryMs: 2_000,
 } as const;

@@ -1,0 +1,101 @@
+import { z } from "zod";
+
+/**
+ * What a gateway says about itself, on its page, under `/status.json` and to `tributary gateway
+ * status`. Sizes are bytes, times and ages milliseconds. Null means: not known. Nothing in it is
+ * secret, and whoever reaches the listener may read it.
+ */
+const count = z.number().int().min(0);
+const amount = z.number().min(0);
+
+const classSchema = z.object({
+  /** control, results, metrics or logs. */
+  name: z.string(),
+  bytes: amount,
+  budgetBytes: amount,
+  /** Entries given up for room since start. */
+  evicted: count,
+});
+
+const roundSchema = z.object({
+  round: z.string(),
+  offered: count,
+  folded: count,
+  declined: count,
+  /** Its Partial is made, and waits or is on its way. */
+  sealed: z.boolean(),
+});
+
+const endSchema = z.object({
+  agoMs: amount,
+  /** What the upstream answered: merged, kept, expired; or refused. */
+  outcome: z.string(),
+  /** The rule of an expiry, the code of a refusal; empty for the rest. */
+  rule: z.string(),
+  round: z.string(),
+  bytes: amount.nullable(),
+});
+
+export const statusSchema = z.object({
+  gateway: z.string(),
+  site: z.string(),
+  incarnation: z.string(),
+  softwareVersion: z.string(),
+  upMs: amount,
+  link: z.object({
+    attached: z.boolean(),
+    /** For how long it has been so; since the start at most. */
+    sinceMs: amount,
+    /** Where it connects to. */
+    address: z.string(),
+    /** The upstream's own name; null before it was heard. */
+    upstream: z.string().nullable(),
+    /** Why it was lost last. */
+    reason: z.string().nullable(),
+    roundTripMs: amount.nullable(),
+    /** Until the next uplink window opens; 0 while one is open, null where there are none. */
+    nextWindowMs: amount.nullable(),
+  }),
+  waiting: z.object({
+    partials: count,
+    bytes: amount,
+    oldestAgeMs: amount,
+    classes: z.array(classSchema),
+  }),
+  budget: z.object({
+    bytes: amount,
+    usedBytes: amount,
+    /** What open rounds will need once they are sealed. */
+    promisedBytes: amount,
+  }),
+  /** At the rate of the last 24 hours; null before an hour was measured. */
+  rate: z.object({
+    measuredMs: amount,
+    bytesPerHour: amount.nullable(),
+    /** Null when it is not known, or nothing fills it. */
+    hoursUntilFull: amount.nullable(),
+  }),
+  /** Of what waits, when the link is up. */
+  drain: z.object({
+    bytesPerSecond: amount.nullable(),
+    basis: z.enum(["measured", "configured", "unknown"]),
+    ms: amount.nullable(),
+  }),
+  rounds: z.array(roundSchema),
+  devices: count,
+  gatewaysBelow: z.array(z.string()),
+  /** Since start, by code. */
+  refusals: z.record(z.string(), count),
+  duplicates: count,
+  disk: z.object({ freeBytes: amount, reserveBytes: amount }),
+  clock: z.object({
+    trusted: z.boolean(),
+    now: z.iso.datetime(),
+    floor: z.iso.datetime(),
+    offsetMs: z.number(),
+  }),
+  /** The newest ends of Partials since start, newest first. */
+  ends: z.array(endSchema),
+});
+
+export type StatusView = z.infer<typeof statusSchema>;

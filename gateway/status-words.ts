@@ -1,0 +1,34 @@
+/** Figures as a person reads them, standing before the gateway. */
+
+const SECOND = 1_000;
+const MINUTE = 60 * SECOND;
+const HOUR = 60 * MINUTE;
+const DAY = 24 * HOUR;
+
+/** `4 s`, `12 min`, `3 h 5 min`, `6 d 2 h`: two units at most, rounded down. */
+export function spanOf(ms: number): string {
+  const two = (large: number, name: string, small: number, smallName: string): string => {
+    const rest = Math.floor((ms % large) / small);
+    return `${Math.floor(ms / large)} ${name}${rest === 0 ? "" : ` ${rest} ${smallName}`}`;
+  };
+  if (ms < MINUTE) return `${Math.floor(ms / SECOND)} s`;
+  if (ms < HOUR) return `${Math.floor(ms / MINUTE)} min`;
+  if (ms < DAY) return two(HOUR, "h", MINUTE, "min");
+  return two(DAY, "d", HOUR, "h");
+}
+
+/** `512 B`, `1.5 MB`: powers of 1000. */
+export function bytesOf(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let value = bytes;
+  let at = 0;
+  while (value >= 999.5 && at < units.length - 1) {
+    value /= 1_000;
+    at++;
+  }
+  return `${at === 0 || value >= 100 ? Math.round(value) : Number(value.toPrecision(3))} ${units[at]}`;
+}
+
+export function plural(count: number, one: string, many = `${one}s`): string {
+  return `${count} ${count === 1 ? one : many}`;
+}
