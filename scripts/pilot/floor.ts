@@ -82,19 +82,23 @@ async function startSite(
     listen: { port },
     upstream: `127.0.0.1:${link.port}`,
     reconnect: { baseMs: 100, capMs: 1_000 },
+    status: { port: 0 },
     log: "json",
   });
-  const startGateway = (port: number) =>
-    startTier(
+  const startGateway = async (port: number) => {
+    const config = gatewayConfig(port);
+    const gateway = await startTier(
       processes,
       directory,
       "gateway",
       site.gateway,
       "gateway-started",
-      gatewayConfig(port),
+      config,
     );
+    return { ...gateway, statusUrl: await statusUrlOf(gateway.process) };
+  };
   const first = await startGateway(0);
-  let statusPort = statusPortIn(first.line);
+  let { statusUrl } = first;
   const mqttPort = portIn(first.line, "port");
   const devices = await startTier(
     processes,
@@ -117,14 +121,11 @@ async function startSite(
     link,
     gatewayProcess: first.process,
     deviceProcess: devices.process,
-    statusUrl: () =>
-      statusPort === undefined || !started.gatewayProcess.isRunning
-        ? undefined
-        : `http://127.0.0.1:${statusPort}/status.json`,
+    statusUrl: () => (started.gatewayProcess.isRunning ? statusUrl : undefined),
     async restartGateway() {
       const again = await startGateway(mqttPort);
       started.gatewayProcess = again.process;
-      statusPort = statusPortIn(again.line);
+      statusUrl = again.statusUrl;
     },
   };
   return started;
@@ -144,8 +145,14 @@ async function startTier(
   return { process: tierProcess, line: await tierProcess.event(startedEvent) };
 }
 
-function statusPortIn(line: TierLine): number | undefined {
-  return typeof line.statusPort === "number" ? line.statusPort : undefined;
+/** Where a gateway tells its status as JSON. */
+async function statusUrlOf(gateway: TierProcess): Promise<string> {
+  const { name, url } = await Promise.race([
+    gateway.event("status-started"),
+    gateway.event("status-unavailable"),
+  ]);
+  if (typeof url !== "string") throw new Error(`${gateway.name}: ${name}`);
+  return new URL("status.json", url).href;
 }
 
 function portIn(line: TierLine, field: string): number {

@@ -8,7 +8,7 @@ import {
 } from "./faults/schedule.js";
 import { type Floor, startFloor } from "./floor.js";
 import { assembled, downloadModel, drained, followSession } from "./follow.js";
-import type { Mode, ModeResult } from "./mode.js";
+import type { Mode, ModeResult, SessionSpec } from "./mode.js";
 import type { PilotOptions } from "./options.js";
 import { outageNote } from "./outage.js";
 import type { Processes } from "./processes.js";
@@ -67,19 +67,21 @@ async function withFloor(
   const accuracies = new Map<string, number>();
   const faults: FaultEntry[] = [];
   let finalModel: Uint8Array | undefined;
-  if (run.options.outage !== undefined) view.note(outageNote(run.options.outage));
+  const { outage } = run.options;
+  if (outage !== undefined) view.note(outageNote(outage));
   await assembled(
     api,
     mode.sites.reduce((sum, site) => sum + site.devices.length, 0),
     broken,
   );
   for (;;) {
-    const spec = await mode.nextSession(finalModel);
-    if (spec === undefined) break;
+    const next = await mode.nextSession(finalModel);
+    if (next === undefined) break;
+    const spec = outage === undefined ? next : withSiteRounds(next);
     const schedule =
       spec.isMain && run.options.faults && (spec.params.rounds ?? 0) >= FAULT_ROUNDS_MIN
         ? createFaultSchedule(
-            planFaults(spec.params.rounds ?? 0, floor.sites.length, run.options.outage?.lastsMs),
+            planFaults(spec.params.rounds ?? 0, floor.sites.length, outage?.lastsMs),
             floor.sites.map(faultTarget),
             elapsedMs,
             view.note,
@@ -122,12 +124,21 @@ async function withFloor(
     sites: mode.siteEntries,
     devices: mode.sites.reduce((sum, site) => sum + site.devices.length, 0),
     faults,
-    ...outageEntry(run.options.outage),
+    ...outageEntry(outage),
     buffers: buffers.entries(),
     processes: run.processes.entries(),
     data: mode.provenance,
     ...(run.options.keep ? { directory: run.directory } : {}),
   };
+}
+
+/** More than a site comes to in the longest outage of a run. */
+const OFFLINE_SITE_ROUNDS = 100;
+
+/** A site that is cut off goes on from its own model. */
+function withSiteRounds(spec: SessionSpec): SessionSpec {
+  if (!spec.isMain) return spec;
+  return { ...spec, params: { ...spec.params, offlineSiteRounds: OFFLINE_SITE_ROUNDS } };
 }
 
 function outageEntry(outage: PilotOptions["outage"]): Pick<PilotReport, "outage"> {

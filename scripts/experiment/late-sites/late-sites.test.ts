@@ -4,7 +4,7 @@ import { pick, readMnist } from "../../pilot/mnist/data.js";
 import { type Figures, measure } from "./late-sites.js";
 
 /** A few samples and rounds: the order of the rules is plain long before their figures settle. */
-const tiny = { rounds: 50, seeds: 1, every: 5, samples: 40 };
+const tiny = { rounds: 50, seeds: 1, every: 5, halfLife: 5, samples: 40 };
 
 test("site memory keeps what only a late site knows, discounting does not", async () => {
   const { train, test: images } = await readMnist();

@@ -11,7 +11,6 @@ import { DEVICES_PER_SITE, dealFleet, type Fleet, SITES } from "./fleet.js";
 import { createRoot, type Root } from "./root.js";
 import { sitePartial, training } from "./site.js";
 
-const HALF_LIFE = 10;
 /** Contributions behind one model of the buffered rule: those of two sites. */
 const BUFFERED_CONTRIBUTORS = 2 * DEVICES_PER_SITE;
 /** Far enough that no delta expires: discounting, not expiry, is what is looked at. */
@@ -34,6 +33,8 @@ export type Size = {
   readonly seeds: number;
   /** Rounds from one contact of the late site to the next. */
   readonly every: number;
+  /** Of site memory, in models. */
+  readonly halfLife: number;
   /** Training samples of one device; a multiple of 4. */
   readonly samples: number;
 };
@@ -48,20 +49,22 @@ export const lateSites: Experiment = {
     "fresh" (made of the newest model, while it is in touch).
 
     Fixed: ${training.epochs} local epoch, batches of ${training.batchSize}, learning rate ${training.learningRate}; FedAvg with server step 1; grid
-    2^-20; staleness weight (1 + age)^-1/2; half-life ${HALF_LIFE} models; the buffered rule makes a model
-    of ${BUFFERED_CONTRIBUTORS} contributions.`,
+    2^-20; staleness weight (1 + age)^-1/2; the buffered rule makes a model of
+    ${BUFFERED_CONTRIBUTORS} contributions.`,
   defaults: { rounds: 200, seeds: 2 },
   options: [
     new Option("--every <n>", "rounds from one contact of the late site to the next")
       .argParser(wholeNumber(2, 1_000))
+      .default(10),
+    new Option("--half-life <n>", "models after which site memory counts a delta half")
+      .argParser(wholeNumber(1, 200))
       .default(10),
     new Option("--samples <n>", "training samples of one device, a multiple of 4")
       .argParser(wholeNumber(4, 1_000, 4))
       .default(300),
   ],
   async run({ rounds, seeds, own }, world) {
-    const { every, samples } = own as Pick<Size, "every" | "samples">;
-    const size = { rounds, seeds, every, samples };
+    const size = { ...(own as Pick<Size, "every" | "halfLife" | "samples">), rounds, seeds };
     return outcomeOf(size, await measure(await readMnist(), size, world));
   },
 };
@@ -70,6 +73,7 @@ export const lateSites: Experiment = {
 export async function measure(mnist: Mnist, size: Size, world: World): Promise<readonly Figures[]> {
   const test = inked(mnist.test);
   const kernel = loadKernel();
+  const rules = rulesOf(size);
   const late: readonly Contact[] = [
     { every: size.every, delta: "stale" },
     { every: size.every, delta: "fresh" },
@@ -97,11 +101,13 @@ export async function measure(mnist: Mnist, size: Size, world: World): Promise<r
   return figures;
 }
 
-const rules: readonly Aggregation[] = [
-  { kind: "sync", maxStaleness: MAX_STALENESS },
-  { kind: "buffered", contributors: BUFFERED_CONTRIBUTORS, maxStaleness: MAX_STALENESS },
-  { kind: "site-memory", halfLife: HALF_LIFE },
-].map((rule) => aggregationSchema.parse(rule));
+function rulesOf({ halfLife }: Size): readonly Aggregation[] {
+  return [
+    { kind: "sync", maxStaleness: MAX_STALENESS },
+    { kind: "buffered", contributors: BUFFERED_CONTRIBUTORS, maxStaleness: MAX_STALENESS },
+    { kind: "site-memory", halfLife },
+  ].map((rule) => aggregationSchema.parse(rule));
+}
 
 const always: Contact = { every: 1, delta: "fresh" };
 
@@ -165,7 +171,8 @@ function figuresOf({ aggregation, contact }: Arm, looks: readonly Look[]): Figur
   };
 }
 
-function outcomeOf({ rounds, seeds, every, samples }: Size, figures: readonly Figures[]): Outcome {
+function outcomeOf(size: Size, figures: readonly Figures[]): Outcome {
+  const { rounds, seeds, every, halfLife, samples } = size;
   const share = (value: number) => value.toFixed(2);
   return {
     title: `A site that alone owns two digits and delivers every ${every} rounds; accuracy after ${rounds} rounds`,
@@ -186,7 +193,7 @@ function outcomeOf({ rounds, seeds, every, samples }: Size, figures: readonly Fi
       share(row.all),
     ]),
     notes: [
-      `Mean over ${seeds} ${seeds === 1 ? "seed" : "seeds"} and the last ${every} rounds; ${samples} samples a device. A stale delta is made of the model fetched at the last contact: ${every} models old on arrival, ${2 * every} when buffered.`,
+      `Mean over ${seeds} ${seeds === 1 ? "seed" : "seeds"} and the last ${every} rounds; ${samples} samples a device. A stale delta is made of the model fetched at the last contact: ${every} models old on arrival, ${2 * every} when buffered. Half-life of site memory: ${halfLife} models.`,
     ],
     figures,
   };

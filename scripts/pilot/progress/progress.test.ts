@@ -39,8 +39,19 @@ test("without a terminal there is one line a change and no control character", (
     lines[0] ?? "",
     /round {2}3\/30 {2}accuracy 90.00 % {2}contributions 48 {2}time left 2:20/,
   );
-  assert.match(lines[1] ?? "", /hall-a cut/);
+  assert.match(lines[1] ?? "", /hall-a cut$/);
   assert.ok(!out.text().includes("\u001b"));
+});
+
+test("without a terminal a cut site says what waits there, and a new figure alone is no line", () => {
+  const out = capture(false);
+  const view = createProgressView(out);
+  for (const bytes of [407_000, 408_000]) {
+    const [site] = progress(3, "cut").sites;
+    assert.ok(site !== undefined);
+    view.update({ ...progress(3), sites: [{ ...site, waiting: { bytes, oldestMs: 4_200 } }] });
+  }
+  assert.match(out.text(), /hall-a cut 407 kB wait 4 s\n$/);
 });
 
 test("on a terminal the view erases exactly what it drew", () => {

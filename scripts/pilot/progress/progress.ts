@@ -55,7 +55,7 @@ function plainView(out: Terminal): ProgressView {
       const key = `${progress.round} ${progress.curve.values.length} ${siteStates(progress)}`;
       if (key === shown) return;
       shown = key;
-      out.write(`${line}  ${siteStates(progress)}\n`);
+      out.write(`${line}  ${progress.sites.map(siteText).join(", ")}\n`);
     },
     note: (text) => void out.write(`${text}\n`),
   };
@@ -63,6 +63,12 @@ function plainView(out: Terminal): ProgressView {
 
 function siteStates(progress: Progress): string {
   return progress.sites.map((site) => `${site.site} ${stateOf(site)}`).join(", ");
+}
+
+function siteText(site: SiteProgress): string {
+  const state = stateOf(site);
+  const waiting = state === "cut" && site.waiting !== undefined ? waitingText(site.waiting) : "";
+  return `${site.site} ${state}${waiting}`;
 }
 
 function summaryLine(progress: Progress): string {

@@ -61,9 +61,7 @@ function outageRows({ outage, faults, buffers }: PilotReport): [string, string][
       "outage",
       `${asked}, ${scale === 1 ? "in real time" : `${Number(scale.toPrecision(3))} times faster; nothing else is scaled`}`,
     ],
-    ...atMost(waited)
-      .split("; ")
-      .map((text, i): [string, string] => [i === 0 ? "waited there" : "", text]),
+    ...atMost(waited).map((text, i): [string, string] => [i === 0 ? "waited there" : "", text]),
   ];
 }
 
