@@ -1,11 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { createManualClock } from "@tributary/proto/host/clock.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { configSchema } from "./config.js";
-import { limits } from "./limits.js";
 import { readGatewayConfig } from "./main.js";
-import { createStorage } from "./storage.js";
 
 const least = { site: "plant", gateway: "gw-1", dataDir: "data", upstream: "127.0.0.1:7000" };
 const problem = (changes: object) => {
@@ -33,6 +30,8 @@ describe("the config", () => {
   it("refuses what does not fit together, and typos", () => {
     assert.match(problem({ reconnect: { baseMs: 500, capMs: 100 } }) ?? "", /baseMs/);
     assert.match(problem({ absentGraceMs: 50 }) ?? "", /absentGraceMs/);
+    assert.match(problem({ budgetBytes: 1 << 20, buffers: { logsBytes: 1 << 19 } }) ?? "", /half/);
+    assert.equal(problem({ buffers: { logsBytes: 1 << 20, metricsBytes: 1 << 20 } }), undefined);
     assert.match(problem({ upstream: "cloud" }) ?? "", /host:port/);
     assert.match(problem({ uploadSlot: 3 }) ?? "", /[Uu]nrecognized/);
     assert.ok(problem({ gateway: "gw 1" }));
@@ -52,42 +51,5 @@ describe("the config", () => {
     await assert.rejects(readGatewayConfig({ env: {} }), (error) => {
       return error instanceof TributaryError && error.code === "config-invalid";
     });
-  });
-});
-
-describe("the storage budget", () => {
-  async function storageOf(
-    free: number,
-    use: { used?: number; promised?: number; count?: number },
-  ) {
-    const disk = { freeBytes: async () => free };
-    const facts = {
-      usedBytes: () => use.used ?? 0,
-      promisedBytes: () => use.promised ?? 0,
-      outboxPartials: () => use.count ?? 0,
-    };
-    const bounds = { budgetBytes: 1_000, reserveDiskBytes: 100 };
-    return createStorage(disk, createManualClock(), facts, bounds);
-  }
-
-  it("counts what is kept and what open rounds will need", async () => {
-    const storage = await storageOf(10_000, { used: 500, promised: 300 });
-    assert.ok(storage.fits(200));
-    assert.ok(!storage.fits(201));
-  });
-
-  it("leaves the reserve of the disk alone", async () => {
-    const storage = await storageOf(600, { promised: 300 });
-    assert.ok(storage.fits(200));
-    assert.ok(!storage.fits(201));
-  });
-
-  it("bounds the Partials, and takes a disk that does not answer for full", async () => {
-    assert.ok(!(await storageOf(10_000, { count: limits.outboxPartials })).fits(1));
-    const silent = { freeBytes: () => Promise.reject(new Error("gone")) };
-    const facts = { usedBytes: () => 0, promisedBytes: () => 0, outboxPartials: () => 0 };
-    const bounds = { budgetBytes: 1_000, reserveDiskBytes: 0 };
-    const storage = await createStorage(silent, createManualClock(), facts, bounds);
-    assert.ok(!storage.fits(1));
   });
 });

@@ -1,5 +1,6 @@
 import { idSchema } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
+import { buffersSchema, leavesRoom } from "./budgets.js";
 import { limits } from "./limits.js";
 import { windowsSchema } from "./windows.js";
 
@@ -113,7 +114,7 @@ export const configSchema = z
       .int()
       .min(1 * MIB)
       .default(2048 * MIB),
-    /** Journals of open rounds and the outbox. At the budget updates are refused, and kept by devices. */
+    /** All that is buffered. At the results' share of it updates are refused, and kept by devices. */
     budgetBytes: z
       .number()
       .int()
@@ -125,6 +126,13 @@ export const configSchema = z
       .int()
       .min(0)
       .default(256 * MIB),
+    buffers: buffersSchema,
+    /** A file that is let go when the disk is full to the last byte, so that the index can be written. */
+    ballastBytes: z
+      .number()
+      .int()
+      .min(0)
+      .default(16 * MIB),
     /** An upload that does not move for so long loses its slot. */
     uploadIdleMs: z.number().int().min(100).max(600_000).default(15_000),
     /** What a device is told to wait after a refusal that may pass. */
@@ -143,6 +151,10 @@ export const configSchema = z
   .refine((c) => c.gateway !== ROOT, {
     message: `no gateway is called ${ROOT}: that is what is above all of them`,
     path: ["gateway"],
+  })
+  .refine(leavesRoom, {
+    message: "controlBytes, metricsBytes and logsBytes must leave half of budgetBytes to results",
+    path: ["buffers"],
   })
   .refine((c) => c.absentGraceMs === 0 || c.absentGraceMs >= c.reconnect.baseMs, {
     message: "absentGraceMs must be 0 or at least reconnect.baseMs",

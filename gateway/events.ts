@@ -44,8 +44,6 @@ export type GatewayEvent =
   | { level: "info"; name: "uplink-window"; open: boolean; trusted: boolean }
   | { level: "info"; name: "status-started"; url: string }
   | { level: "warn"; name: "status-unavailable"; message: string }
-  | { level: "info"; name: "status-started"; url: string }
-  | { level: "warn"; name: "status-unavailable"; message: string }
   | { level: "warn"; name: "clock-untrusted"; floor: string; offsetMs: number }
   | { level: "warn"; name: "clock-skew"; offsetMs: number }
   | { level: "info"; name: "clock-agrees"; offsetMs: number }

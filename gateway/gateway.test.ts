@@ -265,7 +265,8 @@ describe("a cut uplink", () => {
 describe("a disk", () => {
   it("that is full refuses updates with storage-full and recovers", async () => {
     const disk = memoryDisk();
-    const { reducer, devices } = await site(["dev-a"], {}, { disk });
+    const { reducer, gateway, devices } = await site(["dev-a"], {}, { disk });
+    const states = () => gateway.events.filter(({ name }) => name === "storage-state").length;
     const [a] = devices as [(typeof devices)[0]];
     const plan = samplePlan();
     reducer.openRound(plan, ["dev-a"]);
@@ -280,7 +281,11 @@ describe("a disk", () => {
     assert.equal(refusal.retryAfterMs, 10);
     assert.equal(a.got("receipt").length, 0);
     assert.equal(a.connected, true);
+    await a.say("begin", update.begin);
+    assert.equal((await a.next("refusal", 2)).code, "storage-full");
+    assert.equal(states(), 1);
     disk.fail("none");
+    await until("it takes updates again", () => states() === 2);
     await a.upload(update);
     await a.next("receipt");
     await until("the Partial arrives", () => reducer.partials.length === 1);

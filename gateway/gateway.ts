@@ -1,6 +1,5 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { Heartbeat } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
 import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
 import { acquireLock } from "@tributary/proto/host/lock.js";
@@ -8,7 +7,9 @@ import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
 import { createAncestry } from "./ancestry.js";
+import { openBallast } from "./ballast.js";
 import { type BrokerOptions, createBroker, type DeviceLink } from "./broker.js";
+import { bufferBudgets } from "./budgets.js";
 import { buildDateMs } from "./build-date.js";
 import type { GatewayConfig } from "./config.js";
 import { createDeviceRegistry } from "./devices.js";
@@ -24,6 +25,7 @@ import { createPublications } from "./publications.js";
 import { createRate } from "./rate.js";
 import { adviseRepair } from "./repair-advice.js";
 import { createReplies } from "./replies.js";
+import { createReport } from "./report.js";
 import { createRounds, type Rounds } from "./rounds.js";
 import { createShipping, type Shipping } from "./shipping.js";
 import { openSiteTime, type SiteTime } from "./site-time.js";
@@ -32,10 +34,13 @@ import { type FillRate, openFillRate } from "./status-rate.js";
 import { createStatusRecord } from "./status-record.js";
 import { openStatusPage } from "./status-server.js";
 import type { StatusView } from "./status-view.js";
-import { createStorage } from "./storage.js";
+import { createStorage, type Storage } from "./storage.js";
 import { type Database, openStore } from "./store.js";
+import { createTelemetry, type Telemetry } from "./telemetry.js";
+import { openTelemetryBuffer } from "./telemetry-buffer.js";
 import { createUplink, type Uplink, type UplinkFacts } from "./uplink.js";
 import { createUpstream, type Upstream } from "./upstream.js";
+import { watchWrites } from "./watched-disk.js";
 import { createWindows, type Windows, whileOpen, windowTimeMs } from "./windows.js";
 
 export type Gateway = {
@@ -89,12 +94,17 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   const events: GatewayEvents = (event) => {
     record.note(event);
     if (event.name === "partial-delivered") fillRate?.left(event.bytes);
+    telemetry?.note(event);
     options.events(event);
   };
   const random = parts.random ?? systemRandom();
-  const disk = parts.disk ?? nodeDisk(dataDir);
+  const bareDisk = parts.disk ?? nodeDisk(dataDir);
+  let storage: Storage | undefined;
+  let telemetry: Telemetry | undefined;
+  const disk = watchWrites(bareDisk, (cause) => storage?.writeFailed(cause));
   const kernel = parts.kernel ?? loadKernel();
 
+  const ballast = await openBallast(bareDisk, random, config.ballastBytes);
   const teardown: (() => Promise<void> | void)[] = [];
   if (parts.disk === undefined || parts.database === undefined) {
     await mkdir(dataDir, { recursive: true });
@@ -107,6 +117,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
 
   try {
     const store = await openStore({
+      rescue: { failed: (cause) => storage?.writeFailed(cause), makeRoom: ballast.release },
       path: join(dataDir, "index"),
       newIncarnation: () => random.id(16),
       ledgerRounds: limits.ledgerRounds,
@@ -119,6 +130,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     teardown.push(() => time.close());
     options.onTime?.(time);
     const outbox = await openOutbox(disk, store, time, events);
+    teardown.push(() => outbox.close());
 
     const upstream = parts.upstream ?? createUpstream(config.upstream, clock);
     teardown.push(() => upstream.close());
@@ -132,6 +144,23 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const attached = () => uplink?.attached ?? false;
 
     const rate = createRate(config.uplink.bytesPerSecond, clock);
+    const about = { disk, store, random };
+    const budgets = bufferBudgets(config);
+    telemetry = createTelemetry({
+      metrics: await openTelemetryBuffer({
+        ...about,
+        name: "metrics",
+        budgetBytes: budgets.metrics,
+      }),
+      logs: await openTelemetryBuffer({ ...about, name: "logs", budgetBytes: budgets.logs }),
+      send: (message) => uplink?.telemetry(message) ?? false,
+      sample: () => report.sample(),
+      writable: () => storage?.state === "ok",
+      rate,
+      clock,
+      nowMs: time.nowMs,
+    });
+    teardown.push(() => telemetry?.close());
     const shipping: Shipping = createShipping({
       gateway,
       incarnation: store.incarnation,
@@ -205,7 +234,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         for (const [device] of devices.list()) yield device;
       },
       uploading: () => ingest?.uploading ?? 0,
-      attached,
+      // Where a gateway above is cut off this one is, too, as far as its rounds go.
+      attached: () => attached() && ancestry.whole,
       onSealing: (round) => ingest?.endRound(round),
       onProgress: (progress) => (downstream?.branches.ownProgress ?? uplink?.progress)?.(progress),
       onPartial: () => shipping.kick(),
@@ -219,16 +249,28 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     teardown.push(() => rounds.close());
 
     const usedBytes = () => outbox.bytes + rounds.journalBytes;
-    const storage = await createStorage(
+    storage = await createStorage({
       disk,
       clock,
-      {
+      use: {
         usedBytes,
         promisedBytes: () => rounds.promisedBytes,
         outboxPartials: () => outbox.count,
+        telemetry: () => telemetry?.use() ?? [],
       },
-      config,
-    );
+      budgets,
+      reserveDiskBytes: config.reserveDiskBytes,
+      ballast,
+      async probe() {
+        await disk.writeFileAtomic("probe", [new Uint8Array(512)]);
+        await store.putNote("probe", clock.monotonicMs(), { sync: true });
+      },
+      makeRoom: (bytes) => telemetry?.makeRoom(bytes),
+      condense: () => void outbox.condense(),
+      events,
+    });
+    const kept = storage;
+    teardown.push(() => kept.close());
     const filling = await openFillRate({ store, time, clock, usedBytes, events });
     fillRate = filling;
     teardown.push(() => filling.close());
@@ -238,7 +280,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       uploadIdleMs: config.uploadIdleMs,
       retryAfterMs: config.retryAfterMs,
       rounds,
-      storage,
+      storage: kept,
       replies,
       clock,
     });
@@ -252,7 +294,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         disk,
         store,
         outbox,
-        storage,
+        storage: kept,
         models,
         publications,
         rounds,
@@ -273,6 +315,16 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const running = downstream?.branches ?? rounds;
     const openRounds = () => [...rounds.openRounds(), ...(downstream?.branches.openRounds() ?? [])];
 
+    const report = createReport({
+      budgetBytes: config.budgetBytes,
+      storage: kept,
+      outbox,
+      connectedDevices: () => devices.count + (downstream?.roll.deviceCount ?? 0),
+      replies: () => replies.counts,
+      attached,
+      roundTripMs: () => uplink?.roundTripMs,
+      clockOffsetMs: () => time.offsetMs,
+    });
     const facts: UplinkFacts = {
       hello: () => ({
         gateway,
@@ -290,23 +342,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         yield* downstream?.roll.list() ?? [];
       },
       progress: () => running.progress(),
-      heartbeat() {
-        void storage.refresh();
-        const { refusals, duplicates } = replies.counts;
-        return {
-          connectedDevices: devices.count + (downstream?.roll.deviceCount ?? 0),
-          outboxPartials: outbox.count,
-          outboxBytes: BigInt(outbox.bytes),
-          oldestAgeMs: BigInt(Math.round(outbox.oldestAgeMs())),
-          freeDiskBytes: BigInt(storage.freeBytes),
-          refusals: Object.fromEntries([...refusals].map(([code, n]) => [code, BigInt(n)])),
-          duplicatesDropped: BigInt(duplicates),
-          budgetBytes: BigInt(config.budgetBytes),
-          classes: [],
-          roundTripMs: Math.round(uplink?.roundTripMs ?? 0),
-          clockOffsetMs: BigInt(Math.round(time.offsetMs)),
-        } satisfies Omit<Heartbeat, "sequence">;
-      },
+      heartbeat: report.heartbeat,
     };
     uplink = createUplink({
       upstream,
@@ -315,11 +351,17 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         onAttached({ nowMs }) {
           time.hear(Number(nowMs));
           models.kick();
-          rounds.attached();
           shipping.kick();
+          telemetry?.attached();
         },
         onPath(path) {
+          const { whole } = ancestry;
           ancestry.heard(path);
+          downstream?.pathChanged();
+          if (!whole && ancestry.whole) rounds.attached();
+        },
+        onDetached() {
+          ancestry.lost();
           downstream?.pathChanged();
         },
         onLoop(message) {
@@ -328,7 +370,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         },
         onRoundOpened: running.open,
         onRoundClosed: running.closed,
-        onTelemetryReceipt() {},
+        onTelemetryReceipt: (receipt) => telemetry?.receipted(receipt),
         onPublished(session, manifest, layout) {
           publications.published(session, manifest, layout);
           downstream?.published(session, manifest, layout);
@@ -364,7 +406,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const status = () =>
       viewStatus(
         {
-          config,
+          // What fills, and what is full, is the results' share.
+          config: { ...config, budgetBytes: budgets.results },
           incarnation: store.incarnation,
           softwareVersion: options.softwareVersion,
           clock,
@@ -378,7 +421,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           devices: () => devices.count,
           gatewaysBelow: () => downstream?.roll.names() ?? [],
           replies: () => replies.counts,
-          freeBytes: () => storage.freeBytes,
+          freeBytes: () => kept.freeBytes,
           bytesPerSecondMax: config.uplink.bytesPerSecond,
         },
         startedMs,

@@ -77,6 +77,22 @@ export const limits = {
 
   /** So many failures to send in a row have the bytes of the Partial checked. */
   failuresToCheck: 4,
+  /** Between two samples of the gateway's state, and between two writes of telemetry, in milliseconds. */
+  sampleMs: 60_000,
+  /** Events that go into the logs in a minute. Further ones are counted, and the count is an event. */
+  logsPerMinute: 600,
+  /** New telemetry waits so long for more to share its message, in milliseconds. */
+  telemetryDelayMs: 1_000,
+  /** Telemetry without a receipt is sent again after so long, in milliseconds. */
+  telemetryRetryMs: 30_000,
+  /** Telemetry of a class that is in memory only, in entries; past it the oldest is given up. */
+  telemetryTailEntries: 2_000,
+  /** Sequences of telemetry that are made durable at a time, ahead of their use. */
+  telemetryReserved: 10_000,
+  /** One segment file of telemetry, in bytes, and no more than an eighth of the class's budget. */
+  telemetrySegmentBytes: 1024 * 1024,
+  /** The entries of one telemetry message, in bytes. */
+  telemetryMessageBytes: 512 * 1024,
   /** Windows of the uplink. More are a config error. */
   uplinkWindows: 16,
   /** The smallest piece of a Partial that a byte rate waits for, in bytes. */
@@ -95,6 +111,8 @@ export const limits = {
   receivedPartials: 1_024,
   /** Partials that ended without a receipt and are kept on record; the oldest are forgotten. */
   expiries: 1_024,
+  /** Free space without which a start lets the ballast go first: its lock and index write, in bytes. */
+  startBytes: 1024 * 1024,
   /** How long a reading of the free disk space is trusted, in milliseconds. */
   freeSpaceTtlMs: 1_000,
   /** How long a reading of the index's size is trusted, in milliseconds. */
@@ -113,22 +131,6 @@ export const limits = {
    */
   sitePauseFirstMs: 5_000,
   sitePauseMaxMs: 15 * 60_000,
-  /** Between two writes of how fast the buffer fills, in milliseconds. */
-  rateWriteMs: 10 * 60_000,
-  /** Ends of Partials that the status shows. */
-  statusEnds: 8,
-  /** Deliveries from which the time to send what waits is estimated. */
-  statusDeliveries: 16,
-  /** Connections to the status page. Further ones are closed on arrival. */
-  statusConnections: 64,
-  /** Requests on one of them; then it is closed. */
-  statusRequestsPerSocket: 1_000,
-  /** A request's headers to the status page, in bytes. */
-  statusHeaderBytes: 8 * 1024,
-  /** From a connection, or the last answer, to a whole request, in milliseconds. */
-  statusRequestMs: 5_000,
-  /** A connection to the status page on which nothing moves, in milliseconds. */
-  statusIdleMs: 10_000,
   /** Between two writes of how fast the buffer fills, in milliseconds. */
   rateWriteMs: 10 * 60_000,
   /** Ends of Partials that the status shows. */

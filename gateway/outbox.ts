@@ -92,6 +92,7 @@ export async function openOutbox(
   let queue: Promise<unknown> = Promise.resolve();
   /** Set after a write of the index failed: it may be there all the same. */
   let doubtful = false;
+  let condensing: Promise<void> | undefined;
   let closed = false;
 
   /** One change at a time: the next sequence is the stored one until the index is written. */
@@ -295,7 +296,12 @@ export async function openOutbox(
     next: () => inOrder(takeNext),
     read: (entry, offset) => files.stream(entry, offset),
     check: (entry) => inOrder(async () => (await takeWhole(entry)) !== undefined),
-    condense: () => tidy(2),
+    condense() {
+      condensing ??= tidy(2).finally(() => {
+        condensing = undefined;
+      });
+      return condensing;
+    },
     remove: (entry) => inOrder(() => takeOut(entry, store.removePartial(entry.sequence))),
     expire: (entry, rule, message) => inOrder(() => record(entry, rule, message)),
     async close() {

@@ -60,6 +60,14 @@ function read<S extends z.ZodType>(schema: S, key: string, bytes: Uint8Array): z
 export const levelDatabase = (path: string): Database =>
   new Level<string, Uint8Array>(path, { keyEncoding: "utf8", valueEncoding: "view" });
 
+/** Who is told when the database fails, before it is tried again. */
+export type Rescue = {
+  /** @param cause `disk-full`, `disk-read-only` or `store-failed` */
+  failed(cause: TributaryError): void;
+  /** Frees some of a full disk; whether it could. */
+  makeRoom(): Promise<boolean>;
+};
+
 /**
  * LevelDB answers every call with an error once a write has failed on a full disk, even after space
  * is free again, until it is opened anew: so a call that fails reopens it and is tried once more.
@@ -67,6 +75,7 @@ export const levelDatabase = (path: string): Database =>
 export async function openTable(
   path: string,
   createDatabase: (path: string) => Database,
+  rescue?: Rescue,
 ): Promise<Table> {
   let database: Database | undefined;
   let reopening: Promise<Database> | undefined;
@@ -93,12 +102,27 @@ export async function openTable(
     });
     return reopening;
   }
+  async function report(cause: unknown): Promise<boolean> {
+    const code = codeOf(cause);
+    const message = `${path}: ${describe(cause)}`;
+    rescue?.failed(new TributaryError(code, message, { retryable: true, cause }));
+    return code === "disk-full" && ((await rescue?.makeRoom()) ?? false);
+  }
+  async function openFirst(): Promise<Database> {
+    try {
+      return await open();
+    } catch (cause) {
+      if (!(await report(cause))) throw cause;
+      return open();
+    }
+  }
   async function attempt<T>(work: (database: Database) => Promise<T>): Promise<T> {
     if (closed) throw new TributaryError("store-failed", `${path} is closed`);
-    const current = database ?? (await open());
+    const current = database ?? (await openFirst());
     try {
       return await work(current);
-    } catch {
+    } catch (first) {
+      await report(first);
       try {
         return await work(await reopen(current));
       } catch (cause) {
@@ -137,4 +161,15 @@ export async function openTable(
 
 function describe(cause: unknown): string {
   return cause instanceof Error ? cause.message : String(cause);
+}
+
+/** LevelDB gives the system's error only in words. */
+function codeOf(cause: unknown): "disk-full" | "disk-read-only" | "store-failed" {
+  for (let at = cause; at instanceof Error; at = at.cause) {
+    if (/no space left|disk quota/i.test(at.message)) return "disk-full";
+    if (/read-only file system|permission denied/i.test(at.message)) return "disk-read-only";
+    if (at instanceof TributaryError && at.code === "disk-full") return "disk-full";
+    if (at instanceof TributaryError && at.code === "disk-read-only") return "disk-read-only";
+  }
+  return "store-failed";
 }

@@ -34,6 +34,7 @@ import {
   openTable,
   padded,
   put,
+  type Rescue,
 } from "./store-table.js";
 
 export type {
@@ -139,6 +140,7 @@ export type StoreOptions = {
   readonly expiries: number;
   /** In place of LevelDB. */
   readonly database?: (path: string) => Database;
+  readonly rescue?: Rescue;
 };
 
 const entryKey = (sequence: number) => `entry!${padded(sequence)}`;
@@ -149,7 +151,7 @@ const sequenceKey = "meta!sequence";
 
 /** Opens the store, or makes it. Rejects with `store-failed` or `store-version`. */
 export async function openStore(options: StoreOptions): Promise<Store> {
-  const table = await openTable(options.path, options.database ?? levelDatabase);
+  const table = await openTable(options.path, options.database ?? levelDatabase, options.rescue);
   const { get, scan, write } = table;
 
   const format = await get("meta!format", z.number());

@@ -26,7 +26,11 @@ export type Stage = {
     parts?: Partial<GatewayParts>,
   ): Promise<StartedGateway>;
   /** A gateway as a process of its own, to be killed. */
-  process(dir: string, upstream: string): Promise<{ mqttPort: number; kill(): Promise<void> }>;
+  process(
+    dir: string,
+    upstream: string,
+    settings?: object,
+  ): Promise<{ mqttPort: number; kill(): Promise<void> }>;
   /** A connected device that has been welcomed. */
   device(gateway: { mqttPort: number }, name: string, site?: string): Promise<TestDevice>;
   close(): Promise<void>;
@@ -37,9 +41,11 @@ const settings = (dir: string, upstream: string) => ({
   gateway: "gw-1",
   dataDir: dir,
   listen: { port: 0 },
+  status: { port: 0 },
   upstream,
   reconnect: { baseMs: 10, capMs: 50 },
   retryAfterMs: 10,
+  ballastBytes: 64 * 1024,
 });
 
 export function createStage(): Stage {
@@ -67,9 +73,10 @@ export function createStage(): Stage {
       opened.push(() => gateway.close());
       return Object.assign(gateway, { events });
     },
-    async process(dir, upstream) {
+    async process(dir, upstream, changes = {}) {
       const file = join(dir, "gateway.json");
-      await writeFile(file, JSON.stringify(settings(join(dir, "data"), upstream)));
+      const config = { ...settings(join(dir, "data"), upstream), ...changes };
+      await writeFile(file, JSON.stringify(config));
       const script = fileURLToPath(new URL("./run.js", import.meta.url));
       const child = spawn(process.execPath, [script, file], {
         stdio: ["ignore", "pipe", "ignore"],

@@ -133,6 +133,7 @@ export function gatewaySettings(
     listen: { port: 0 },
     upstream: `127.0.0.1:${upstreamPort}`,
     reserveDiskBytes: 0,
+    ballastBytes: 0,
     reconnect: { baseMs: 20, capMs: 500 },
     ...settings,
   };

@@ -1,0 +1,317 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import type { Telemetry as Message } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { createManualClock } from "@tributary/proto/host/clock.js";
+import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
+import { seededRandom } from "@tributary/proto/host/random.js";
+import { decodeCbor } from "@tributary/proto/wire/cbor.js";
+import { limits as wire } from "@tributary/proto/wire/limits.js";
+import { limits } from "./limits.js";
+import { createRate } from "./rate.js";
+import { openStore, type Store } from "./store.js";
+import { createTelemetry } from "./telemetry.js";
+import { openTelemetryBuffer, type TelemetryBuffer } from "./telemetry-buffer.js";
+import { memoryIndex } from "./testing/memory-store.js";
+import { until } from "./testing/wait.js";
+
+function plant() {
+  const disk = memoryDisk({ random: seededRandom(1) });
+  const index = memoryIndex();
+  const random = seededRandom(2);
+  const openOn = async () =>
+    openStore({
+      path: "memory",
+      newIncarnation: () => "inc",
+      ledgerRounds: 1,
+      receivedPartials: 1,
+      expiries: 1,
+      database: index.database,
+    });
+  const buffer = async (
+    budgetBytes = 1 << 20,
+    name: "metrics" | "logs" = "logs",
+    store?: Store,
+  ) => {
+    const on = store ?? (await openOn());
+    return openTelemetryBuffer({ disk, store: on, random, name, budgetBytes });
+  };
+  return { disk, index, buffer, openOn };
+}
+
+const bytesOf = (n: number, length = 100) => new Uint8Array(length).fill(n);
+
+/** Numbers of the entries that wait, as the first byte of each, with the sequence of the first. */
+async function waiting(buffer: TelemetryBuffer): Promise<[number, number[]][]> {
+  const found: [number, number[]][] = [];
+  let after = 0;
+  for (;;) {
+    const stretch = await buffer.read(after);
+    if (stretch === undefined) return found;
+    found.push([stretch.sequence, stretch.entries.map(([first = -1]) => first)]);
+    after = stretch.sequence + stretch.entries.length - 1;
+  }
+}
+
+describe("a telemetry buffer", () => {
+  it("keeps entries in order, in memory and on disk, until they are receipted", async () => {
+    const { disk, buffer } = plant();
+    const logs = await buffer();
+    for (let n = 1; n <= 3; n++) logs.add(bytesOf(n));
+    await logs.flush();
+    for (let n = 4; n <= 5; n++) logs.add(bytesOf(n));
+    assert.deepEqual(await waiting(logs), [
+      [1, [1, 2, 3]],
+      [4, [4, 5]],
+    ]);
+    await logs.forget(2);
+    assert.deepEqual((await logs.read(2))?.sequence, 3);
+    await logs.forget(4);
+    assert.deepEqual(await waiting(logs), [[5, [5]]]);
+    assert.deepEqual(await disk.list("telemetry/logs"), []);
+    await logs.forget(5);
+    assert.equal(logs.bytes, 0);
+    assert.equal(logs.evicted, 0);
+  });
+
+  it("writes nothing of what was receipted before the next write", async () => {
+    const { disk, buffer } = plant();
+    const logs = await buffer();
+    const before = disk.bytesAppended;
+    logs.add(bytesOf(1));
+    await logs.forget(1);
+    await logs.flush();
+    assert.equal(disk.bytesAppended, before);
+  });
+
+  it("keeps what was written over a crash, and never gives a sequence twice", async () => {
+    const { disk, index, buffer } = plant();
+    const first = await buffer();
+    for (let n = 1; n <= 3; n++) first.add(bytesOf(n));
+    await first.flush();
+    for (let n = 4; n <= 6; n++) first.add(bytesOf(n)); // lost
+    disk.crash();
+    index.crash(0);
+    const second = await buffer();
+    second.add(bytesOf(7));
+    const [kept, fresh] = await waiting(second);
+    assert.deepEqual(kept, [1, [1, 2, 3]]);
+    assert.deepEqual(fresh?.[1], [7]);
+    assert.ok((fresh?.[0] ?? 0) > 6, `sequence ${fresh?.[0]}`);
+    await second.flush();
+    assert.deepEqual(await waiting(await buffer()), [kept, fresh]);
+  });
+
+  it("gives up the oldest past its budget, and counts", async () => {
+    const { buffer } = plant();
+    const budgetBytes = 64 * 1024;
+    const logs = await buffer(budgetBytes);
+    const total = 200;
+    for (let n = 0; n < total; n++) {
+      logs.add(bytesOf(n, 1_000));
+      await logs.flush();
+      assert.ok(logs.bytes <= budgetBytes + 1_200, `${logs.bytes} bytes`);
+    }
+    const left = (await waiting(logs)).flatMap(([, entries]) => entries);
+    assert.ok(left.length > 40);
+    assert.deepEqual(
+      left,
+      Array.from({ length: left.length }, (_, i) => total - left.length + i),
+    );
+    assert.equal(logs.evicted, total - left.length);
+  });
+
+  it("gives up what it is told to, oldest first, and what is too large or too much for memory", async () => {
+    const { buffer } = plant();
+    const logs = await buffer(64 * 1024);
+    for (let n = 1; n <= 20; n++) {
+      logs.add(bytesOf(n, 1_000));
+      await logs.flush();
+    }
+    const before = (await waiting(logs)).length;
+    assert.ok((await logs.evict()) > 0);
+    assert.equal((await waiting(logs)).length, before - 1);
+    const { evicted } = logs;
+    logs.add(new Uint8Array(wire.telemetryEntryBytes + 1));
+    assert.equal(logs.evicted, evicted + 1);
+    for (let n = 0; n < limits.telemetryTailEntries + 3; n++) logs.add(bytesOf(9, 1));
+    assert.equal(logs.evicted, evicted + 4);
+  });
+
+  it("does without a disk that is full, in bounds, and goes on when it is not", async () => {
+    const { disk, index, buffer, openOn } = plant();
+    const store = await openOn();
+    disk.fail("full");
+    index.fail("full");
+    const logs = await buffer(1 << 20, "logs", store);
+    logs.add(bytesOf(1));
+    await logs.flush();
+    assert.equal(logs.evicted, 1);
+    disk.fail("none");
+    index.fail("none");
+    await until("a sequence is to be had", () => {
+      logs.add(bytesOf(2));
+      return logs.bytes > 0;
+    });
+    await logs.flush();
+    assert.ok((await waiting(logs)).length > 0);
+    disk.fail("full");
+    logs.add(bytesOf(3));
+    await logs.flush();
+    disk.fail("none");
+    await logs.flush();
+    const kept = (await waiting(logs)).flatMap(([, entries]) => entries);
+    assert.deepEqual([kept.at(-1), kept.filter((n) => n === 3).length], [3, 1]);
+  });
+
+  it("goes on without a segment that is damaged", async () => {
+    const { disk, buffer } = plant();
+    const first = await buffer();
+    for (let n = 1; n <= 3; n++) {
+      first.add(bytesOf(n));
+      await first.flush();
+    }
+    await first.close();
+    const [name] = await disk.list("telemetry/logs");
+    disk.flip(`telemetry/logs/${name}`, 8 * 70);
+    const second = await buffer();
+    second.add(bytesOf(9));
+    assert.deepEqual(
+      (await waiting(second)).flatMap(([, entries]) => entries),
+      [9],
+    );
+  });
+});
+
+async function bench(settings: { perSecond?: number } = {}) {
+  const { buffer } = plant();
+  const clock = createManualClock(1_000_000);
+  const sent: Message[] = [];
+  const link = { takes: true };
+  const metrics = await buffer(1 << 20, "metrics");
+  const logs = await buffer(1 << 20, "logs");
+  const telemetry = createTelemetry({
+    metrics,
+    logs,
+    send(message) {
+      if (link.takes) sent.push(message);
+      return link.takes;
+    },
+    sample: () => ({ devices: 3, attached: link.takes }),
+    writable: () => true,
+    rate: createRate(settings.perSecond, clock),
+    clock,
+    nowMs: clock.nowMs,
+  });
+  const read = (message: Message | undefined) =>
+    (message?.entries ?? []).map((bytes) => {
+      const decoded = decodeCbor(bytes, { depth: 4, items: 100 });
+      return decoded.ok ? decoded.value : undefined;
+    });
+  const receipt = (message: Message) =>
+    telemetry.receipted({
+      class: message.class,
+      sequence: message.sequence + BigInt(message.entries.length - 1),
+    });
+  return { clock, sent, link, telemetry, metrics, logs, read, receipt };
+}
+const started = { level: "info", name: "gateway-stopped", gateway: "gw-1" } as const;
+
+describe("telemetry", () => {
+  it("sends events at info and above, and a sample a minute, and lets go on a receipt only", async () => {
+    const { clock, sent, telemetry, read, receipt, logs, metrics } = await bench();
+    telemetry.note(started);
+    telemetry.note({ level: "debug", name: "device-connected", device: "dev-a" });
+    clock.advance(limits.telemetryDelayMs);
+    await until("the event is sent", () => sent.length === 1);
+    const [first] = sent as [Message];
+    assert.equal(first.class, "logs");
+    assert.deepEqual(read(first), [{ atMs: 1_000_000, ...started }]);
+    telemetry.note({ ...started, gateway: "gw-2" });
+    clock.advance(limits.telemetryDelayMs);
+    assert.equal(sent.length, 1, "one message at a time");
+    receipt(first);
+    await until("the next is sent", () => sent.length === 2);
+    receipt(sent[1] as Message);
+    await until("logs are gone", () => logs.bytes === 0);
+    clock.advance(limits.sampleMs);
+    await until("the sample is sent", () => sent.some((m) => m.class === "metrics"));
+    const sample = sent.find((m) => m.class === "metrics") as Message;
+    assert.deepEqual(read(sample), [{ atMs: 1_060_000, devices: 3, attached: true }]);
+    receipt(sample);
+    await until("metrics are gone", () => metrics.bytes === 0);
+    await telemetry.close();
+    assert.equal(clock.nextTimerMs(), undefined);
+  });
+
+  it("waits for a link, and sends again what was not receipted", async () => {
+    const { clock, sent, link, telemetry, logs } = await bench();
+    link.takes = false;
+    telemetry.note(started);
+    clock.advance(limits.telemetryDelayMs);
+    await logs.flush();
+    assert.equal(sent.length, 0);
+    link.takes = true;
+    telemetry.attached();
+    await until("it is sent", () => sent.length === 1);
+    telemetry.attached(); // the link was lost in between
+    await until("it is sent again", () => sent.length === 2);
+    clock.advance(limits.telemetryRetryMs);
+    await until("it is sent after a silence, too", () => sent.length === 3);
+    assert.deepEqual(new Set(sent.map(({ sequence }) => sequence)).size, 1);
+  });
+
+  it("bounds its events, and says how many it left out", async () => {
+    const { clock, telemetry, logs } = await bench();
+    for (let n = 0; n < limits.logsPerMinute + 25; n++) telemetry.note(started);
+    clock.advance(limits.sampleMs);
+    const all: unknown[] = [];
+    let after = 0;
+    for (let part = await logs.read(after); part !== undefined; part = await logs.read(after)) {
+      for (const bytes of part.entries) {
+        const decoded = decodeCbor(bytes, { depth: 4, items: 100 });
+        all.push(decoded.ok ? decoded.value : undefined);
+      }
+      after = part.sequence + part.entries.length - 1;
+    }
+    assert.equal(all.length, limits.logsPerMinute + 1);
+    assert.deepEqual(all.at(-1), {
+      atMs: 1_060_000,
+      level: "warn",
+      name: "events-suppressed",
+      count: 25,
+    });
+    telemetry.note(started);
+    assert.ok((await logs.read(after)) !== undefined);
+  });
+
+  it("gives up logs before metrics", async () => {
+    const { clock, telemetry, logs, metrics, link } = await bench();
+    link.takes = false;
+    telemetry.note(started);
+    clock.advance(limits.sampleMs);
+    await Promise.all([logs.flush(), metrics.flush()]);
+    telemetry.makeRoom(1);
+    await until("a log is given up", () => logs.evicted === 1);
+    assert.equal(metrics.evicted, 0);
+    telemetry.makeRoom(1);
+    await until("a sample is given up", () => metrics.evicted === 1);
+    assert.deepEqual(telemetry.use(), [
+      { name: "metrics", bytes: 0, evicted: 1 },
+      { name: "logs", bytes: 0, evicted: 1 },
+    ]);
+  });
+
+  it("keeps to the uplink's rate", async () => {
+    const { clock, sent, telemetry } = await bench({ perSecond: 1_024 });
+    for (let n = 0; n < 100; n++) telemetry.note(started);
+    clock.advance(limits.telemetryDelayMs);
+    await until("it waits", () => (clock.nextTimerMs() ?? 0) > 0);
+    assert.equal(sent.length, 0);
+    await until("it is sent", () => {
+      clock.advance(100);
+      return sent.length === 1;
+    });
+    const bytes = sent[0]?.entries.reduce((sum, { length }) => sum + length, 0) ?? 0;
+    assert.ok(clock.monotonicMs() >= limits.telemetryDelayMs + ((bytes - 1_024) / 1_024) * 1_000);
+  });
+});
