@@ -57,8 +57,11 @@ export const limits = {
   /** Keepalive of the tier link: a half-open link is noticed within interval + timeout. */
   keepaliveIntervalMs: 5_000,
   keepaliveTimeoutMs: 5_000,
-  /** Keepalive of the device link, in seconds (MQTT 3.1.1, 3.1.2.10). */
-  mqttKeepaliveSeconds: 15,
+  /**
+   * Keepalive of the device link, in seconds (MQTT 3.1.1, 3.1.2.10). Either side gives a silent link
+   * up after one and a half of it.
+   */
+  mqttKeepaliveSeconds: 8,
 } as const;
 
 /** Fraction bits of the fixed-point grid on which metric sums travel. */
