@@ -43,7 +43,7 @@ function uplinkTo(address: string, devices: Map<string, DeviceRecord>, handlers 
         incarnation: "inc",
         softwareVersion: "0",
         rounds: ["s.1"],
-        below: [],
+        below: ["gw-2"],
         nowMs: 1n,
       }),
       devices: () => devices,
@@ -96,7 +96,7 @@ describe("the uplink", () => {
         incarnation: "inc",
         softwareVersion: "0",
         rounds: ["s.1"],
-        below: [],
+        below: ["gw-2"],
         nowMs: 1n,
       },
     ]);
@@ -106,6 +106,61 @@ describe("the uplink", () => {
     assert.equal((second?.sequence ?? 0n) - (first?.sequence ?? 0n), 1n);
     assert.deepEqual(first?.refusals, { busy: 2n });
     assert.equal(first?.duplicatesDropped, 3n);
+  });
+
+  it("takes no upstream that is itself, or below itself, and tries again", async () => {
+    for (const path of [["gw-1"], ["region", "gw-1", "cloud"], ["region", "gw-2"]]) {
+      const reducer = await reducerAt();
+      reducer.path = path;
+      const loops: string[] = [];
+      const onLoop = (message: string) => loops.push(message);
+      const { uplink } = uplinkTo(reducer.address, new Map(), { onLoop });
+      await until("it tries again", () => reducer.heard("hello").length > 1);
+      assert.equal(uplink.attached, false);
+      assert.equal(loops[0], `the path to the cloud is a loop: gw-1 < ${path.join(" < ")}`);
+    }
+  });
+
+  it("hears of the path at each attachment and when it changes, and of the end of it", async () => {
+    const reducer = await reducerAt();
+    const heard: (readonly string[])[] = [];
+    uplinkTo(reducer.address, new Map(), {
+      onPath: (path: readonly string[]) => heard.push(path),
+      onDetached: () => heard.push([]),
+    });
+    await until("it is attached", () => heard.length === 1);
+    const value = { protocolVersion: 1, upstream: "region", heartbeatIntervalMs: 250, nowMs: 0n };
+    reducer.tell({ $case: "welcome", value: { ...value, path: ["region", "cloud"] } });
+    await until("it hears of the change", () => heard.length === 2);
+    await reducer.close();
+    await until("it is detached", () => heard.length === 3);
+    assert.deepEqual(heard, [["cloud"], ["region", "cloud"], []]);
+  });
+
+  it("is let go and not tried outside its windows, and tried again inside", async () => {
+    const reducer = await reducerAt();
+    const { uplink, events } = uplinkTo(reducer.address, new Map([["dev-a", record]]));
+    await until("it is attached", () => uplink.attached);
+    uplink.allow(false);
+    assert.equal(uplink.attached, false);
+    assert.equal(uplink.telemetry({ class: "logs", sequence: 1n, entries: [] }), false);
+    await until("the upstream sees it go", () => !reducer.attached);
+    uplink.allow(true);
+    await until("it is attached again", () => uplink.attached && reducer.attached);
+    assert.equal(reducer.heard("hello").length, 2);
+    assert.equal(events.filter(({ name }) => name === "uplink-lost").length, 0);
+    assert.equal(uplink.telemetry({ class: "logs", sequence: 1n, entries: [] }), true);
+    await until("telemetry arrives", () => reducer.heard("telemetry").length === 1);
+  });
+
+  it("measures the round trip of its beats", async () => {
+    const reducer = await reducerAt();
+    const { uplink } = uplinkTo(reducer.address, new Map());
+    assert.equal(uplink.roundTripMs, undefined);
+    await until("one is measured", () => uplink.roundTripMs !== undefined);
+    assert.ok((uplink.roundTripMs ?? -1) >= 0);
+    uplink.allow(false);
+    assert.equal(uplink.roundTripMs, undefined);
   });
 
   it("cuts a long list, and starts it with an empty one where nobody is", async () => {

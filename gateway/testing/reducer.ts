@@ -56,6 +56,8 @@ export type TestReducer = {
   /** Breaks a model stream, or a Partial's, after so many bytes, once. */
   breakFetchAfter: number | undefined;
   breakSendAfter: number | undefined;
+  /** What it tells of the way to the root: itself first. */
+  path: string[];
   /** Echo heartbeats, or go silent. */
   echo: boolean;
   close(): Promise<void>;
@@ -132,7 +134,7 @@ export async function openTestReducer(port = 0): Promise<TestReducer> {
             protocolVersion: 1,
             upstream: "test",
             heartbeatIntervalMs: 250,
-            path: ["cloud"],
+            path: [...reducer.path],
             nowMs: 0n,
           };
           call.write({ message: { $case: "welcome", value } });
@@ -217,6 +219,7 @@ export async function openTestReducer(port = 0): Promise<TestReducer> {
     answer: merged,
     breakFetchAfter: undefined,
     breakSendAfter: undefined,
+    path: ["cloud"],
     echo: true,
     close: async () => server.forceShutdown(),
   };
