@@ -1,0 +1,434 @@
+import assert from "node:assert/strict";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { afterEach, describe, it } from "node:test";
+import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import { sha256 } from "@tributary/proto/host/digest.js";
+import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
+import { makeManifest } from "@tributary/proto/wire/manifest.js";
+import type { Plan } from "@tributary/proto/wire/plan.js";
+import { decodeSafetensors, encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
+import type { TestDevice } from "./testing/device.js";
+import { samplePlan, sampleUpdate } from "./testing/sample.js";
+import { createStage, reported, type StartedGateway } from "./testing/stage.js";
+import { until } from "./testing/wait.js";
+
+const stage = createStage();
+afterEach(() => stage.close());
+
+const layout = [{ name: "w", shape: [4] }];
+const values = Float32Array.of(0.5, -1, 1 / 3, 0);
+const model = encodeSafetensors(layout, values);
+const base = makeManifest("mnist.0", model, sha256, 1024);
+/** 10 fraction bits, range 4. */
+const sitePlanOf = (changes: Partial<Plan> = {}) =>
+  samplePlan({ layout, base, siteRounds: 2, training: { epochs: 1, seed: 7 }, ...changes });
+
+/** What devices give in one site round: device, grid steps of every value, samples. */
+type Given = readonly (readonly [device: string, steps: number, samples: number])[];
+
+/** In plain doubles, from the specification; every number is small enough to be exact. */
+function oracle(rounds: readonly Given[]) {
+  const newest = new Map<string, { samples: number; updates: number }>();
+  let delta = 0;
+  for (const given of rounds) {
+    const weight = given.reduce((sum, [, , samples]) => sum + samples, 0);
+    const sum = given.reduce((total, [, steps, samples]) => total + steps * samples, 0);
+    delta += sum / (weight * 1024);
+    for (const [device, , samples] of given)
+      newest.set(device, { samples, updates: (newest.get(device)?.updates ?? 0) + 1 });
+  }
+  const weight = [...newest.values()].reduce((sum, { samples }) => sum + samples, 0);
+  const scaled = delta * 1024;
+  const even = 2 * Math.round(scaled / 2);
+  const q = Math.abs(scaled - Math.trunc(scaled)) === 0.5 ? even : Math.round(scaled);
+  const contributors = [...newest]
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([device, counted]) => ({ round: "mnist.1", device, ...counted }));
+  return {
+    model: values.map((value) => value + delta),
+    weight: BigInt(weight),
+    sum: BigInt(weight * q),
+    contributors,
+  };
+}
+
+function assertIs(partial: Sum | undefined, expected: ReturnType<typeof oracle>): void {
+  assert.ok(partial !== undefined);
+  const { base: on, site, weight, contributors, sum } = partial;
+  assert.deepEqual(
+    { on, site, weight, contributors, sum: [...sum] },
+    {
+      on: "mnist.0",
+      site: "plant",
+      weight: expected.weight,
+      contributors: expected.contributors,
+      sum: Array.from({ length: 4 }, () => expected.sum),
+    },
+  );
+}
+
+async function site(names: string[], settings: object = {}, parts = {}) {
+  const reducer = await stage.reducer();
+  reducer.models.set("mnist.0", model);
+  const dir = await stage.dataDir();
+  const gateway = await stage.gateway(dir, reducer.address, settings, parts);
+  const devices = [];
+  for (const name of names) devices.push(await stage.device(gateway, name));
+  await reported(reducer, names.length);
+  return { reducer, dir, gateway, devices };
+}
+
+const told = (gateway: StartedGateway, name: string) =>
+  gateway.events.filter((event) => event.name === name);
+
+const cached = (gateway: StartedGateway) =>
+  until("the base is here", () => told(gateway, "model-cached").length > 0);
+
+/** The offer of a round to a device. */
+async function offerOf(device: TestDevice, round: string) {
+  const find = () => device.got("offer").find((offer) => offer.plan.round === round);
+  await until(`${device.device} is offered ${round}`, find);
+  return find() as NonNullable<ReturnType<typeof find>>;
+}
+
+async function give(device: TestDevice, round: string, steps: number, samples: number) {
+  const { plan } = await offerOf(device, round);
+  const update = sampleUpdate(plan, device.device, steps, { samples });
+  await device.upload(update);
+  await until("it is receipted", () => device.got("receipt").some((r) => r.round === round));
+  return { plan, update };
+}
+
+/** One site round, every device in turn. */
+async function giveAll(devices: readonly TestDevice[], round: string, given: Given) {
+  for (const [name, steps, samples] of given) {
+    const device = devices.find(({ device }) => device === name) as TestDevice;
+    await give(device, round, steps, samples);
+  }
+}
+
+/** The values of a model, fetched part by part. */
+async function fetched(device: TestDevice, { base: manifest }: Plan) {
+  const { model: name, digest, chunkBytes, bytes } = manifest;
+  const parts: Uint8Array[] = [];
+  const before = device.got("part").length;
+  for (let offset = 0; offset < bytes; offset += chunkBytes) {
+    const length = Math.min(chunkBytes, bytes - offset);
+    await device.say("fetch", { model: name, digest, offset, length });
+    await device.next("part", before + parts.length + 1);
+    parts.push(device.messages.filter((m) => m.kind === "part").at(-1)?.payload as Uint8Array);
+  }
+  const file = Uint8Array.from(Buffer.concat(parts));
+  assert.equal(sha256(file), digest);
+  const read = decodeSafetensors(file);
+  assert.ok(read.ok);
+  return read.values;
+}
+
+const first: Given = [
+  ["dev-a", 3, 10],
+  ["dev-b", -1, 7],
+];
+const second: Given = [
+  ["dev-a", 5, 4],
+  ["dev-b", 9, 12],
+];
+
+describe("site rounds", () => {
+  it("follow one another on the site's own model and go up as one Partial", async () => {
+    const { reducer, gateway, devices } = await site(["dev-a", "dev-b"]);
+    const [a] = devices as [TestDevice];
+    reducer.openRound(sitePlanOf(), ["dev-a", "dev-b"]);
+    await cached(gateway);
+    const { plan: one } = await offerOf(a, "mnist.1.1");
+    assert.equal(one.base.digest, base.digest);
+    assert.equal(one.training.seed, 7);
+    await giveAll(devices, "mnist.1.1", first);
+    const { plan: two } = await offerOf(a, "mnist.1.2");
+    assert.equal(two.base.model, "mnist.1.1");
+    assert.notEqual(two.training.seed, 7);
+    assert.deepEqual(await fetched(a, two), oracle([first]).model);
+    await giveAll(devices, "mnist.1.2", second);
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assertIs(reducer.partials[0], oracle([first, second]));
+    await until("the seal is reported", () => reducer.lastProgress("mnist.1")?.sealed);
+    assert.equal(reducer.lastProgress("mnist.1")?.folded, 2);
+    assert.equal(
+      reducer.heard("roundProgress").some((p) => p.round !== "mnist.1"),
+      false,
+    );
+  });
+
+  it("leave nothing behind when they are over", async () => {
+    const { reducer, dir, gateway, devices } = await site(["dev-a", "dev-b"]);
+    reducer.openRound(sitePlanOf(), ["dev-a", "dev-b"]);
+    await cached(gateway);
+    await giveAll(devices, "mnist.1.1", first);
+    await giveAll(devices, "mnist.1.2", second);
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    const left = async () => {
+      const dirs = ["rounds", "sites", "models"].map((name) => readdir(join(dir, name)));
+      return (await Promise.all(dirs)).flat();
+    };
+    let names = await left();
+    for (const endMs = performance.now() + 20_000; performance.now() < endMs; ) {
+      if (names.length === 1) break;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      names = await left();
+    }
+    assert.deepEqual(names, [base.digest]);
+  });
+
+  it("with a single one are the flat round, to the bit", async () => {
+    const flat = await site(["dev-a", "dev-b"]);
+    flat.reducer.openRound(sitePlanOf({ siteRounds: 1 }), ["dev-a", "dev-b"]);
+    await giveAll(flat.devices, "mnist.1", first);
+    await until("the Partial arrives", () => flat.reducer.partials.length === 1);
+    const one = await site(["dev-a", "dev-b"]);
+    one.reducer.openRound(sitePlanOf({ siteRounds: 1, offlineSiteRounds: 3 }), ["dev-a", "dev-b"]);
+    await giveAll(one.devices, "mnist.1.1", first.toReversed());
+    await until("the Partial arrives", () => one.reducer.partials.length === 1);
+    assert.deepEqual(one.reducer.partials[0], flat.reducer.partials[0]);
+  });
+
+  it("answer a repeated update with its receipt after their end, and another with a conflict", async () => {
+    const { reducer, gateway, devices } = await site(["dev-a"]);
+    const [a] = devices as [TestDevice];
+    reducer.openRound(sitePlanOf({ siteRounds: 3 }), ["dev-a"]);
+    await cached(gateway);
+    const { plan, update } = await give(a, "mnist.1.1", 3, 10);
+    await offerOf(a, "mnist.1.2");
+    const receipts = a.got("receipt").length;
+    await a.say("begin", update.begin);
+    assert.equal((await a.next("receipt", receipts + 1)).round, "mnist.1.1");
+    await a.say("begin", sampleUpdate(plan, "dev-a", 4).begin);
+    assert.equal((await a.next("refusal")).code, "conflict");
+  });
+
+  it("keep the composed weight within the plan's bound", async () => {
+    const { reducer, gateway, devices } = await site(["dev-a", "dev-b"]);
+    const [a, b] = devices as [TestDevice, TestDevice];
+    reducer.openRound(sitePlanOf({ totalMax: 20, nMax: 20, siteRounds: 3 }), ["dev-a", "dev-b"]);
+    await cached(gateway);
+    await give(a, "mnist.1.1", 3, 15);
+    await offerOf(b, "mnist.1.1");
+    await b.say("decline", { round: "mnist.1.1", code: "not-eligible", message: "" });
+    const { plan } = await offerOf(b, "mnist.1.2");
+    await b.say("begin", sampleUpdate(plan, "dev-b", 1, { samples: 6 }).begin);
+    assert.equal((await b.next("refusal")).code, "total-overflow");
+    // Its own newest contribution takes the place of its last one.
+    await give(a, "mnist.1.2", 3, 20);
+    await give(a, "mnist.1.3", 3, 20);
+    await b.say("decline", { round: "mnist.1.3", code: "not-eligible", message: "" });
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assert.equal(reducer.partials[0]?.weight, 20n);
+    assert.equal(reducer.partials[0]?.contributors[0]?.updates, 3);
+  });
+
+  it("end with one that nobody contributes to", async () => {
+    const { reducer, gateway, devices } = await site(["dev-a"]);
+    const [a] = devices as [TestDevice];
+    reducer.openRound(sitePlanOf({ siteRounds: 5 }), ["dev-a"]);
+    await cached(gateway);
+    await give(a, "mnist.1.1", 3, 10);
+    await offerOf(a, "mnist.1.2");
+    await a.say("decline", { round: "mnist.1.2", code: "not-eligible", message: "" });
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assertIs(reducer.partials[0], oracle([[["dev-a", 3, 10]]]));
+  });
+
+  it("are cut when the upstream closes the round: what is held goes up", async () => {
+    const { reducer, gateway, devices } = await site(["dev-a", "dev-b"]);
+    const [a, b] = devices as [TestDevice, TestDevice];
+    reducer.openRound(sitePlanOf({ siteRounds: 5 }), ["dev-a", "dev-b"]);
+    await cached(gateway);
+    await giveAll(devices, "mnist.1.1", first);
+    await give(a, "mnist.1.2", 5, 4);
+    await offerOf(b, "mnist.1.2");
+    reducer.tell({ $case: "roundClosed", value: { round: "mnist.1", outcome: "failed" } });
+    await until("b is told", () => b.got("closed").some((c) => c.round === "mnist.1.2"));
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assertIs(reducer.partials[0], oracle([first, [["dev-a", 5, 4]]]));
+  });
+});
+
+describe("site rounds without an uplink", () => {
+  it("go on, and one Partial for all of them goes up once it is back", async () => {
+    const { reducer, gateway, devices } = await site(["dev-a", "dev-b"], { absentGraceMs: 20 });
+    reducer.openRound(sitePlanOf({ offlineSiteRounds: 50 }), ["dev-a", "dev-b"]);
+    await cached(gateway);
+    const rounds: Given[] = [];
+    await giveAll(devices, "mnist.1.1", first);
+    rounds.push(first);
+    await reducer.close();
+    await until("it is lost", () => told(gateway, "uplink-lost").length > 0);
+    for (let k = 2; k <= 6; k++) {
+      await giveAll(devices, `mnist.1.${k}`, second);
+      rounds.push(second);
+    }
+    assert.equal(told(gateway, "site-rounds-composed").length, 0);
+    const back = await stage.reducer(reducer.port);
+    await until("the Partial arrives", () => back.partials.length === 1);
+    assertIs(back.partials[0], oracle(rounds));
+    assert.equal(back.partials[0]?.contributors[0]?.updates, 6);
+  });
+
+  it("stop at the plan's allowance, and the Partial waits", async () => {
+    const { reducer, gateway, devices } = await site(["dev-a"], { absentGraceMs: 20 });
+    const [a] = devices as [TestDevice];
+    reducer.openRound(sitePlanOf({ siteRounds: 1, offlineSiteRounds: 2 }), ["dev-a"]);
+    await cached(gateway);
+    await offerOf(a, "mnist.1.1");
+    await reducer.close();
+    await until("it is lost", () => told(gateway, "uplink-lost").length > 0);
+    const given: Given = [["dev-a", 3, 10]];
+    for (const k of [1, 2, 3]) await giveAll(devices, `mnist.1.${k}`, given);
+    await until("it is composed", () => told(gateway, "site-rounds-composed").length === 1);
+    assert.equal(a.got("offer").length, 3);
+    const back = await stage.reducer(reducer.port);
+    await until("the Partial arrives", () => back.partials.length === 1);
+    assertIs(back.partials[0], oracle([given, given, given]));
+  });
+
+  it("pause when nobody contributes", async () => {
+    const { reducer, gateway, devices } = await site(["dev-a"], { absentGraceMs: 20 });
+    const [a] = devices as [TestDevice];
+    reducer.openRound(sitePlanOf({ offlineSiteRounds: 50 }), ["dev-a"]);
+    await cached(gateway);
+    await give(a, "mnist.1.1", 3, 10);
+    await reducer.close();
+    await until("it is lost", () => told(gateway, "uplink-lost").length > 0);
+    await offerOf(a, "mnist.1.2");
+    await a.say("decline", { round: "mnist.1.2", code: "not-eligible", message: "" });
+    await until("it pauses", () => told(gateway, "site-rounds-paused").length === 1);
+    assert.equal(a.got("offer").length, 2);
+    const back = await stage.reducer(reducer.port);
+    await until("the Partial arrives", () => back.partials.length === 1);
+    assertIs(back.partials[0], oracle([[["dev-a", 3, 10]]]));
+  });
+});
+
+describe("a crash in site rounds", () => {
+  it("loses nothing that was receipted and counts nothing twice, at boot without an uplink", async () => {
+    const reducer = await stage.reducer();
+    reducer.models.set("mnist.0", model);
+    const dir = await stage.dataDir();
+    let gateway = await stage.process(dir, reducer.address);
+    let devices = [await stage.device(gateway, "dev-a"), await stage.device(gateway, "dev-b")];
+    await reported(reducer, 2);
+    reducer.openRound(sitePlanOf({ offlineSiteRounds: 50, siteRounds: 4 }), ["dev-a", "dev-b"]);
+    await offerOf(devices[0] as TestDevice, "mnist.1.1");
+    await until("the base is fetched", () => reducer.fetches.length > 0);
+    await giveAll(devices, "mnist.1.1", first);
+    await offerOf(devices[1] as TestDevice, "mnist.1.2");
+    // With one update of the second site round durable, and the link away.
+    const kept = await give(devices[0] as TestDevice, "mnist.1.2", 5, 4);
+    await reducer.close();
+    for (const round of ["mnist.1.2", "mnist.1.3"]) {
+      await gateway.kill();
+      gateway = await stage.process(dir, reducer.address);
+      devices = [await stage.device(gateway, "dev-a"), await stage.device(gateway, "dev-b")];
+      const [a, b] = devices as [TestDevice, TestDevice];
+      await a.say("begin", kept.update.begin);
+      assert.equal((await a.next("receipt")).digest, kept.update.begin.digest);
+      if (round === "mnist.1.2") {
+        await give(b, round, 9, 12);
+        await offerOf(b, "mnist.1.3");
+      }
+    }
+    const [a, b] = devices as [TestDevice, TestDevice];
+    const { plan } = await offerOf(a, "mnist.1.3");
+    assert.deepEqual(await fetched(a, plan), oracle([first, second]).model);
+    await giveAll([a, b], "mnist.1.3", first);
+    await offerOf(a, "mnist.1.4");
+    const back = await stage.reducer(reducer.port);
+    await giveAll([a, b], "mnist.1.4", second);
+    await until("the Partial arrives", () => back.partials.length === 1);
+    assertIs(back.partials[0], oracle([first, second, first, second]));
+    await gateway.kill();
+  });
+});
+
+describe("a plan that says to finish first", () => {
+  it("is not cut by its closing, and the session's newest round waits for its turn", async () => {
+    const { reducer, gateway, devices } = await site(["dev-a"]);
+    const [a] = devices as [TestDevice];
+    const plans = [1, 2, 3].map((n) => samplePlan({ round: `mnist.${n}`, finishFirst: true })) as [
+      Plan,
+      Plan,
+      Plan,
+    ];
+    reducer.openRound(plans[0], ["dev-a"]);
+    await offerOf(a, "mnist.1");
+    reducer.tell({ $case: "roundClosed", value: { round: "mnist.1", outcome: "stepped" } });
+    reducer.openRound(plans[1], ["dev-a"]);
+    reducer.openRound(plans[2], ["dev-a"]);
+    await until("both wait", () => told(gateway, "round-waits").length === 2);
+    await until("one is displaced", () => reducer.heard("planRefused").length === 1);
+    assert.equal(reducer.heard("planRefused")[0]?.round, "mnist.2");
+    assert.deepEqual(a.got("closed"), []);
+    await give(a, "mnist.1", 3, 10);
+    await give(a, "mnist.3", 3, 10);
+    await until("both arrive", () => reducer.partials.length === 2);
+  });
+});
+
+describe("a start", () => {
+  /** A data directory with site round 2 open and one update in its journal. */
+  async function leftOpen() {
+    const disk = memoryDisk();
+    const { reducer, dir, gateway, devices } = await site(["dev-a", "dev-b"], {}, { disk });
+    reducer.openRound(sitePlanOf(), ["dev-a", "dev-b"]);
+    await cached(gateway);
+    await giveAll(devices, "mnist.1.1", first);
+    await give(devices[0] as TestDevice, "mnist.1.2", 5, 4);
+    await gateway.close();
+    return { disk, reducer, dir };
+  }
+
+  it("is refused on a damaged state of site rounds, which is named", async () => {
+    const { disk, reducer, dir } = await leftOpen();
+    const path = "sites/mnist.1.state";
+    const bytes = await disk.readFile(path);
+    await disk.writeFileAtomic(path, [bytes.with(50, (bytes[50] as number) ^ 1)]);
+    await assert.rejects(stage.gateway(dir, reducer.address, {}, { disk }), (error: Error) => {
+      assert.match(error.message, /sites\/mnist\.1\.state/);
+      return true;
+    });
+  });
+
+  it("without the cloud's base hands over what the site rounds came to", async () => {
+    const { disk, reducer, dir } = await leftOpen();
+    await disk.remove(`models/${base.digest}`);
+    for (const name of await disk.list("models")) await disk.remove(`models/${name}`);
+    reducer.models.delete("mnist.0");
+    const again = await stage.gateway(dir, reducer.address, {}, { disk });
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assertIs(reducer.partials[0], oracle([first, [["dev-a", 5, 4]]]));
+    assert.equal(told(again, "site-model-failed").length > 0, true);
+  });
+
+  it("goes on with the rounds that can be read", async () => {
+    const disk = memoryDisk();
+    const { reducer, dir, gateway, devices } = await site(["dev-a"], {}, { disk });
+    const [a] = devices as [TestDevice];
+    reducer.openRound(samplePlan({ round: "other.1" }), ["dev-a"]);
+    reducer.openRound(samplePlan(), ["dev-a"]);
+    await offerOf(a, "other.1");
+    await offerOf(a, "mnist.1");
+    await gateway.close();
+    const unreadable = {
+      ...disk,
+      openAppend: (path: string) =>
+        path === "rounds/other.1.journal"
+          ? Promise.reject(new Error("the sector cannot be read"))
+          : disk.openAppend(path),
+    };
+    const again = await stage.gateway(dir, reducer.address, {}, { disk: unreadable });
+    assert.equal(told(again, "round-unread").length, 1);
+    const device = await stage.device(again, "dev-a");
+    await give(device, "mnist.1", 3, 10);
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+  });
+});
