@@ -62,7 +62,7 @@ export type Device = {
   start(): Promise<void>;
   /** Aborts what is under way. A held update stays in the slot for the next start. */
   close(): Promise<void>;
-  /** The last good model: published, or trained from. */
+  /** The last good model of the cloud's: published, or trained from. */
   model(): Model | undefined;
   /** Answers with the last good model and the trainer's `predict`; needs no connection. */
   predict(input: unknown): Promise<Verdict<{ readonly output: unknown }, "unknown-model">>;

@@ -25,7 +25,7 @@ export type StoredModel = {
  * outlive the process; without one they live in memory.
  */
 export type Models = {
-  /** The last model that was published or trained from. */
+  /** The cloud's last model that was published or trained from; never a site's own. */
   good(): StoredModel | undefined;
   /** A model that is kept, by the digest of its file. */
   load(digest: string): Promise<StoredModel | undefined>;

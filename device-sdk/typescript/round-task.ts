@@ -18,11 +18,23 @@ import {
 
 /** The first half of a round at a device: offered, fetched, trained. */
 
-/** A session has one round at a time, so a later number tells that the earlier round is over. */
+/**
+ * A session has one round at a time, and a round one site round: so a later number tells that the
+ * earlier one is over.
+ */
 function supersedes(later: Plan, earlier: Plan): boolean {
   const a = splitNumberedId(later.round);
   const b = splitNumberedId(earlier.round);
-  return a !== undefined && b !== undefined && a.session === b.session && a.number > b.number;
+  if (a === undefined || b === undefined || a.session !== b.session) return false;
+  return a.number === b.number ? (a.site ?? 0) > (b.site ?? 0) : a.number > b.number;
+}
+
+/**
+ * Whether a base is worth answering with. A site model is a step on the way, which nobody has
+ * evaluated: the cloud's last one stays in its place.
+ */
+function isGood({ task, base }: Plan): boolean {
+  return task === "train" && splitNumberedId(base.model)?.site === undefined;
 }
 
 export function onOffer(state: State, task: Task, nowMs: number): Step {
@@ -70,7 +82,7 @@ export function onOffer(state: State, task: Task, nowMs: number): Step {
 export function takeNext(state: State, nowMs: number): Step {
   const { next, wanted } = state;
   if (next !== undefined) {
-    const { round, base, layout, task } = next.plan;
+    const { round, base, layout } = next.plan;
     const rest = { ...state, next: undefined };
     if (next.deadlineMs <= nowMs) {
       const reason = "the deadline passed before the device was free";
@@ -81,7 +93,7 @@ export function takeNext(state: State, nowMs: number): Step {
       rest,
       { at: "fetching", task: next },
       { do: "set-deadline", atMs: next.deadlineMs },
-      { do: "fetch", manifest: base, layout, good: task === "train" },
+      { do: "fetch", manifest: base, layout, good: isGood(next.plan) },
     );
   }
   if (wanted === undefined || !state.online) return same(state);

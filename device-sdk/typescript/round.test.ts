@@ -204,6 +204,29 @@ test("a later round of the same session supersedes the one in training; another 
   assert.equal(other.state.next?.plan.round, "t.9");
 });
 
+test("a site round is a round of its session: a later one supersedes it, as does the cloud's next", () => {
+  const site = (number: number, k: number): Input => ({
+    on: "offer",
+    task: sampleTask(`s.${number}.${k}`, base, { session: "s" }),
+  });
+  const training = run([up, site(1, 2), fetched]).state;
+  for (const later of [site(1, 3), site(1, 10), site(2, 1), offer(2)])
+    assert.ok(run([later], training).did.includes("abort-training"));
+  for (const earlier of [site(1, 1), offer(1)])
+    assert.equal(run([earlier], training).state.phase, training.phase);
+});
+
+test("a site model does not take the place of the cloud's last one, with which the device answers", () => {
+  const site = sampleModel("s.1.2");
+  const goodOf = (round: string, from: typeof base) =>
+    run([up, { on: "offer", task: sampleTask(round, from, { session: "s" }) }]).effects.flatMap(
+      (effect) => (effect.do === "fetch" ? [effect.good] : []),
+    );
+  assert.deepEqual(goodOf("s.1.3", site), [false]);
+  assert.deepEqual(goodOf("s.1.1", base), [true]);
+  assert.deepEqual(goodOf("s.1", base), [true]);
+});
+
 test("an offer is taken once; one that was declined is declined again", () => {
   const done = run([...sending(1), receipt(1)]).state;
   assert.deepEqual(run([offer(1)], done).did, []);
