@@ -27,17 +27,18 @@ h2 { font-size: 1.05rem; font-weight: 600; color: var(--quiet); margin: 0 0 .25r
 .mark { width: 1.2em; height: 1.2em; flex: none; }
 .link .quiet { font-size: 1.15rem; font-weight: 400; }
 .good { color: var(--good); } .warn { color: var(--warn); } .bad { color: var(--bad); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .9rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18.5rem), 1fr)); gap: .9rem; }
 .card, section { background: var(--card); border: 1px solid var(--edge); border-radius: .7rem; padding: .85rem 1.1rem; }
 section { margin-top: .9rem; overflow-x: auto; }
 .big { font-size: 2.3rem; font-weight: 650; line-height: 1.15; margin: 0; overflow-wrap: anywhere; }
 .card p { margin: .15rem 0 0; }
 .track { height: .8rem; border-radius: .4rem; background: var(--track); margin: .5rem 0 .35rem; overflow: hidden; }
 .track svg { display: block; color: var(--bar); }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; min-width: min(100%, 38rem); }
 th { text-align: left; font-weight: 600; color: var(--quiet); font-size: 1.05rem; }
 th, td { padding: .3rem 1rem .3rem 0; white-space: nowrap; }
 .number { text-align: right; }
+th:last-child, td:last-child { padding-right: 0; }
 #lost { display: none; margin: 0 0 1rem; padding: .85rem 1.1rem; border: 3px solid var(--bad); border-radius: .7rem;
   font-size: 1.4rem; font-weight: 600; color: var(--bad); background: var(--card); }
 .unreachable #lost { display: block; }

@@ -112,8 +112,7 @@ function clockCard({ clock }: StatusView): string {
   const { trusted, now, offsetMs } = clock;
   const shown = escapeHtml(`${now.slice(0, 10)} ${now.slice(11, 16)} UTC`);
   if (trusted) return card("Clock", "right", [`${shown}; ${Math.round(offsetMs)} ms off upstream`]);
-  const how =
-    offsetMs === 0 ? "not confirmed by the upstream yet" : `wrong by ${wrongBy(offsetMs)}`;
+  const how = offsetMs === 0 ? "not confirmed by the upstream yet" : wrongBy(offsetMs);
   return card(
     "Clock",
     offsetMs === 0 ? "unconfirmed" : "wrong",
@@ -122,9 +121,11 @@ function clockCard({ clock }: StatusView): string {
   );
 }
 
+/** Before the upstream's time was heard, the floor says only how far behind it is at least. */
 function wrongBy(offsetMs: number): string {
-  const way = offsetMs < 0 ? "at least " : "";
-  return `${way}${spanOf(Math.abs(offsetMs))}, ${offsetMs < 0 ? "behind" : "ahead"}`;
+  return offsetMs < 0
+    ? `at least ${spanOf(-offsetMs)} behind`
+    : `${spanOf(offsetMs)} ahead of the upstream`;
 }
 
 type Column<Row> = {

@@ -232,7 +232,7 @@ describe("the page", () => {
       "at 125 kB/s, as configured",
       "fit.12",
       "storage-full",
-      "at least 5 h, behind",
+      "at least 5 h behind",
       "1 gateway below",
     ]) {
       assert.ok(page.includes(text), text);
