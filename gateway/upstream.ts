@@ -21,6 +21,7 @@ import { isCode, isRetryable } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
 import { limits } from "./limits.js";
+import { linkReason } from "./link-reason.js";
 
 /** The control stream as far as the uplink drives it. */
 export type AttachCall = {
@@ -165,14 +166,15 @@ function asBuffer(bytes: Uint8Array): Buffer {
 function refusedWith(error: Error): Error {
   const { metadata, details = error.message } = error as Partial<ServiceError>;
   const [code] = metadata?.get(CODE_KEY) ?? [];
-  if (!isCode(code)) return error;
+  if (!isCode(code))
+    return new Error(linkReason({ message: error.message, details }), { cause: error });
   const message = details.replace(`${code}: `, "");
   return new TributaryError(code, message, { retryable: isRetryable(code), cause: error });
 }
 
 function linkError(call: string, cause: unknown): TributaryError {
   const code = (cause as { code?: number }).code;
-  const message = cause instanceof Error ? cause.message : String(cause);
+  const message = cause instanceof Error ? linkReason(cause) : String(cause);
   return new TributaryError("link-failed", `${call}: ${message}`, {
     retryable: code !== status.UNIMPLEMENTED,
     cause,

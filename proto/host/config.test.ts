@@ -121,3 +121,14 @@ test("secrets are not shown, however deep", () => {
     },
   );
 });
+
+test("a setting that is missing, or of a wrong type, is named in plain words", async () => {
+  const schema = z.object({ site: z.string(), port: z.number(), list: z.array(z.string()) });
+  const env = { T_PORT: "many", T_LIST: "7" };
+  await assert.rejects(loadConfig({ env, envPrefix: "T_", schema }), (error: Error) => {
+    assert.match(error.message, /site: is missing; it must be text/);
+    assert.match(error.message, /port \(from T_PORT\): must be a number, not text/);
+    assert.match(error.message, /list \(from T_LIST\): must be a list, not a number/);
+    return true;
+  });
+});

@@ -127,7 +127,9 @@ function set(target: Record<string, unknown>, path: readonly string[], value: un
 type Problem = { readonly path: readonly PropertyKey[]; readonly message: string };
 
 function describe(issue: z.core.$ZodIssue, schema: z.ZodType): Problem[] {
-  if (issue.code !== "unrecognized_keys") return [{ path: issue.path, message: issue.message }];
+  if (issue.code !== "unrecognized_keys") {
+    return [{ path: issue.path, message: plainMessage(issue.message) }];
+  }
   const known = keysAt(schema, issue.path);
   return issue.keys.map((key) => {
     const hint = closest(key, known);
@@ -135,6 +137,26 @@ function describe(issue: z.core.$ZodIssue, schema: z.ZodType): Problem[] {
     return { path: [...issue.path, key], message: `unknown setting${advice}` };
   });
 }
+
+/** A wrong or a missing type in the reader's words; other messages are the schema's own. */
+function plainMessage(message: string): string {
+  const types = /^Invalid input: expected (\w+), received (\w+)$/.exec(message);
+  if (types === null) return message;
+  const [expected, received] = types.slice(1).map((type) => typeNames[type] ?? type);
+  if (received === "undefined") return `is missing; it must be ${expected}`;
+  return `must be ${expected}, not ${received}`;
+}
+
+const typeNames: Readonly<Record<string, string>> = {
+  string: "text",
+  number: "a number",
+  int: "a whole number",
+  boolean: "true or false",
+  object: "a map of settings",
+  record: "a map of settings",
+  array: "a list",
+  null: "empty",
+};
 
 /** Keys that the schema has at a path, as far as it consists of objects and lists. */
 function keysAt(schema: z.ZodType, path: readonly PropertyKey[]): string[] {

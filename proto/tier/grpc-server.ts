@@ -1,4 +1,4 @@
-import { Server, ServerCredentials } from "@grpc/grpc-js";
+import { logVerbosity, Server, ServerCredentials, setLogVerbosity } from "@grpc/grpc-js";
 import { ReducerServiceService } from "../gen/tributary/v1/reducer.js";
 import type { Clock } from "../host/clock.js";
 import { TributaryError } from "../wire/errors.js";
@@ -21,6 +21,8 @@ export async function listenGrpc(
   clock: Clock,
   events: LinkEvents,
 ): Promise<GrpcServer> {
+  // What fails is thrown or ends a call; the library's own lines on stderr would say it twice.
+  setLogVerbosity(logVerbosity.NONE);
   const server = new Server({
     "grpc.max_receive_message_length": wireLimits.grpcMessageBytes,
     "grpc.max_send_message_length": wireLimits.grpcMessageBytes,

@@ -87,6 +87,16 @@ export function addStart(
     });
 }
 
+/** Whether JSON can say it: NaN and infinities would come out as null. */
+function isJson(value: unknown): boolean {
+  if (typeof value === "number") return Number.isFinite(value);
+  if (ArrayBuffer.isView(value) || Array.isArray(value)) {
+    return [...(value as Iterable<unknown>)].every(isJson);
+  }
+  if (typeof value === "object" && value !== null) return Object.values(value).every(isJson);
+  return value !== undefined;
+}
+
 /** Adds `predict` to the command of a device. */
 export function addPredict(parent: Command, world: World): void {
   parent
@@ -107,6 +117,12 @@ export function addPredict(parent: Command, world: World): void {
       if (!answer.ok) {
         throw new CommandFailure(answer.code, answer.message, exitCodes.refused);
       }
-      world.stdout.write(`${JSON.stringify(answer.output)}\n`);
+      const { output } = answer;
+      if (!isJson(output)) {
+        const message =
+          "the trainer's answer has values that are no numbers, or none at all: does the input fit the model?";
+        throw new CommandFailure("not-a-number", message, exitCodes.refused);
+      }
+      world.stdout.write(`${JSON.stringify(output)}\n`);
     });
 }
