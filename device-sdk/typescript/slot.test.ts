@@ -105,6 +105,29 @@ test("a flipped bit, a cut file, another device's and rubbish are refused, never
   );
 });
 
+test("an update that an earlier release kept, without a checksum, is held on; a damaged one is not", async () => {
+  const disk = memoryDisk();
+  const slot = openSlot(disk, device);
+  await slot.write(update(1));
+  const earlier = (await disk.readFile("slot")).subarray(32);
+  await disk.writeFileAtomic("slot", [earlier]);
+  assert.deepEqual(await held(slot), update(1));
+  assert.equal((await openSlot(disk, "press-8").read()).ok, false);
+  const { payload } = update(1);
+  for (let at = 0; at < payload.length; at++) {
+    const damaged = new Uint8Array(earlier);
+    damaged[earlier.length - 1 - at] = (damaged[earlier.length - 1 - at] ?? 0) ^ 1;
+    await disk.writeFileAtomic("slot", [damaged]);
+    assert.equal((await slot.read()).ok, false);
+  }
+  for (let cut = 0; cut < earlier.length; cut++) {
+    await disk.writeFileAtomic("slot", [earlier.subarray(0, cut)]);
+    assert.equal((await slot.read()).ok, false);
+  }
+  await slot.write(update(2));
+  assert.deepEqual(await held(slot), update(2));
+});
+
 test("without a disk there is nothing to read and nothing to fail", async () => {
   const slot = openSlot(undefined, device);
   await slot.write(update(1));

@@ -4,7 +4,7 @@ import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { beginSchema } from "@tributary/proto/wire/device-link.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
-import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { z } from "zod";
 import { type Update, updateDigest } from "./update.js";
 
@@ -18,7 +18,8 @@ import { type Update, updateDigest } from "./update.js";
  *     payload      the bytes of the update's chunks
  *
  * The checksum comes first and stays where it is in every version: damage anywhere, in the version
- * too, is told from a file of a newer version.
+ * too, is told from a file of a newer version. A file without the checksum, as earlier releases
+ * wrote it, is read all the same: a device that is upgraded keeps the update that it holds.
  */
 export type Slot = {
   /** The held update; a refusal when the file is damaged, another device's, or of a newer version. */
@@ -33,7 +34,7 @@ export type Slot = {
 
 const VERSION = 1;
 const CHECKSUM_BYTES = 32;
-const HEADER_AT = CHECKSUM_BYTES + 4;
+const LENGTH_BYTES = 4;
 const FILE = "slot";
 
 const headerSchema = z.strictObject({
@@ -91,28 +92,45 @@ function refuseNewer(header: unknown): void {
   );
 }
 
-function decodeSlot(
-  device: string,
-  bytes: Uint8Array,
-): Verdict<{ readonly update: Update }, "storage-failed"> {
-  const bad = (what: string) => refuse("storage-failed", `the file ${FILE} ${what}`);
-  if (bytes.length < HEADER_AT) return bad("is cut short");
+type Read = Verdict<{ readonly update: Update }, "storage-failed">;
+
+const bad = (what: string) => refuse("storage-failed", `the file ${FILE} ${what}`);
+
+function decodeSlot(device: string, bytes: Uint8Array): Read {
+  if (bytes.length < LENGTH_BYTES) return bad("is cut short");
   const checksum = Buffer.from(bytes.subarray(0, CHECKSUM_BYTES)).toString("hex");
-  if (sha256(bytes.subarray(CHECKSUM_BYTES)) !== checksum)
-    return bad("is damaged: its bytes do not have its checksum");
+  const rest = bytes.subarray(CHECKSUM_BYTES);
+  if (rest.length >= LENGTH_BYTES && sha256(rest) === checksum) {
+    const header = headerOf(rest);
+    if (!header.ok) return header;
+    refuseNewer(header.value);
+    return decodeBody(device, rest, header);
+  }
+  // Without a checksum the update's own digest is what says that the file is whole.
+  const header = headerOf(bytes);
+  const earlier = header.ok ? decodeBody(device, bytes, header) : header;
+  return earlier.ok ? earlier : bad("is damaged: its bytes do not have its checksum");
+}
+
+type Header = { readonly ok: true; readonly value: unknown; readonly end: number };
+
+/** The CBOR header behind its length at the start of `bytes`, and where it ends. */
+function headerOf(bytes: Uint8Array): Header | Refusal<"storage-failed"> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const payloadAt = HEADER_AT + view.getUint32(CHECKSUM_BYTES);
-  const cbor = decodeCbor(bytes.subarray(HEADER_AT, payloadAt), {
+  const end = LENGTH_BYTES + view.getUint32(0);
+  const cbor = decodeCbor(bytes.subarray(LENGTH_BYTES, end), {
     depth: wire.headerDepth,
     items: wire.headerItems,
   });
-  if (!cbor.ok) return bad(`is damaged: ${cbor.message}`);
-  refuseNewer(cbor.value);
-  const header = headerSchema.safeParse(cbor.value);
+  return cbor.ok ? { ok: true, value: cbor.value, end } : bad(`is damaged: ${cbor.message}`);
+}
+
+function decodeBody(device: string, bytes: Uint8Array, { value, end }: Header): Read {
+  const header = headerSchema.safeParse(value);
   if (!header.success) return bad("has a header that this version does not read");
   if (header.data.device !== device) return bad(`holds an update of ${header.data.device}`);
   const { task, begin, fractionBits, lengths } = header.data;
-  const payload = bytes.subarray(payloadAt);
+  const payload = bytes.subarray(end);
   if (payload.length !== begin.bytes || updateDigest(device, begin, payload) !== begin.digest)
     return bad("is damaged: its update does not have its digest");
   return { ok: true, update: { task, begin, fractionBits, lengths, payload } };
