@@ -22,7 +22,6 @@ export type Program<R extends Running> = {
   start(run: Run): Promise<R>;
   /** The machine loses power: what was not synced is gone. */
   powerCut(): void;
-  onEvent?(event: Readonly<Record<string, unknown>>): void;
 };
 
 /** A machine with a program on it, which a supervisor starts again whenever it is down. */
@@ -36,6 +35,8 @@ export type Actor<R extends Running> = {
   kill(power: boolean, downMs: number): void;
   /** Closes the program as an operator does. */
   stop(downMs: number): void;
+  /** Calls `onEvent` for each event that the program reports from now on. */
+  watch(onEvent: (name: string) => void): void;
 };
 
 export type Stage = {
@@ -60,6 +61,7 @@ export function createActor<R extends Running>(
   let lives = 0;
   let life: Life | undefined;
   let running: R | undefined;
+  let watch: ((name: string) => void) | undefined;
 
   const say = (what: string) => trace.note(agenda.nowMs, name, what);
 
@@ -74,7 +76,7 @@ export function createActor<R extends Running>(
       note(event) {
         if (!born.alive) return;
         say(describe(event));
-        program.onEvent?.(event);
+        watch?.(event.name);
       },
     };
     program.start(run).then(
@@ -106,6 +108,9 @@ export function createActor<R extends Running>(
       return running;
     },
     start,
+    watch(onEvent) {
+      watch = onEvent;
+    },
     kill(power, downMs) {
       if (life === undefined) return;
       say(power ? "loses power" : "is killed");

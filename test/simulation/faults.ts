@@ -112,6 +112,16 @@ export function scheduleFaults(
     flip() {},
   };
 
+  // Between two steps of a program is where it is easily wrong: so near its events it goes down.
+  for (const { actor } of parts)
+    actor.watch(() => {
+      if (over || !draw.chance(settings.hitRate)) return;
+      count++;
+      const power = draw.chance(0.6);
+      const downForMs = downMs();
+      agenda.after(draw.between(0, settings.hitWithinMs), () => actor.kill(power, downForMs));
+    });
+
   for (const kind of faultKinds) {
     const meanMs = everyMs[kind];
     if (meanMs === undefined) continue;

@@ -2,6 +2,7 @@ import type { Store } from "@tributary/cloud/store/store.js";
 import type { BrokerOptions, DeviceLink } from "@tributary/gateway/broker.js";
 import type { Database } from "@tributary/gateway/store.js";
 import type { Upstream } from "@tributary/gateway/upstream.js";
+import type { Clock } from "@tributary/proto/host/clock.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
@@ -12,7 +13,8 @@ import type { Service } from "@tributary/proto/tier/service.js";
  * and may be passed in wrong. The product has no flag for any of them.
  */
 export type Plant = {
-  disk(disk: Disk, tier: "cloud" | "gateway" | "device"): Disk;
+  clock(clock: Clock, tier: Tier): Clock;
+  disk(disk: Disk, tier: Tier): Disk;
   database(database: Database): Database;
   cloudStore(store: Store): Store;
   kernel(): Kernel;
@@ -23,8 +25,11 @@ export type Plant = {
   ): (options: BrokerOptions) => Promise<DeviceLink>;
 };
 
+export type Tier = "cloud" | "gateway" | "device";
+
 /** Nothing planted: every part is as it should be. */
 export const nothingPlanted: Plant = {
+  clock: (clock) => clock,
   disk: (disk) => disk,
   database: (database) => database,
   cloudStore: (store) => store,

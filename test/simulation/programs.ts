@@ -45,7 +45,8 @@ export function cloudProgram(setting: Setting): CloudProgram {
     store,
     away: false,
     async start(run) {
-      const { life, clock, random } = run;
+      const { life, random } = run;
+      const clock = plant.clock(run.clock, "cloud");
       const names = Object.keys(store).filter((name) => name !== "crash") as (keyof Store)[];
       const reached = reachable(plant.cloudStore(store), names, () => !program.away);
       return createCloud({
@@ -107,13 +108,16 @@ export function gatewayProgram(setting: Setting, gateway: GatewaySettings): Gate
     disk,
     index,
     async start(run) {
-      const { life, clock, random } = run;
+      const { life, random } = run;
+      const clock = plant.clock(run.clock, "gateway");
       return createGateway({
         config: gatewayConfig.parse({
           site,
           gateway: name,
           dataDir: "simulated",
           upstream: "cloud:1",
+          ballastBytes: 0,
+          status: { enabled: false },
           uploadSlots,
           absentGraceMs: 3_000,
         }),
@@ -157,7 +161,8 @@ export function deviceProgram(
   return {
     disk,
     async start(run) {
-      const { life, clock, random } = run;
+      const { life, random } = run;
+      const clock = plant.clock(run.clock, "device");
       const device = await createDevice({
         device: name,
         site: home().site,

@@ -16,6 +16,9 @@ export type Settings = {
   readonly duplicateRate: number;
   readonly pace: Pace;
   readonly trainingMostMs: number;
+  /** Chance that a tier goes down within `hitWithinMs` of an event that it reports. */
+  readonly hitRate: number;
+  readonly hitWithinMs: number;
   /** Mean time between two faults of a kind; a kind that is left out does not happen. */
   readonly everyMs: Readonly<Partial<Record<FaultKind, number>>>;
 };
@@ -87,6 +90,8 @@ export function settingsOf(seed: number): Settings {
     duplicateRate: draw.chance(0.5) ? draw.between(0, 0.2) : 0,
     pace: { leastMs: 0.1, mostMs: draw.scaled(0.5, 80) },
     trainingMostMs: siteMs * draw.scaled(0.02, 0.7),
+    hitRate: draw.chance(0.6) ? draw.scaled(0.002, 0.1) : 0,
+    hitWithinMs: draw.scaled(1, 100),
     everyMs,
   };
 }

@@ -22,7 +22,7 @@ import {
   gatewayProgram,
   type Setting,
 } from "./programs.js";
-import { drawer, type GatewaySettings, settingsOf } from "./settings.js";
+import { drawer, type GatewaySettings, type Settings, settingsOf } from "./settings.js";
 import { createTrace } from "./trace.js";
 
 /** Who is in the world. */
@@ -65,8 +65,12 @@ const CONVERGE_MS = 45 * 60_000;
 const CHECK_EVERY_MS = 2_000;
 
 /** Runs the world that a seed picks, to its end or to the first thing that a checker finds. */
-export async function simulate(seed: number, plant: Plant = nothingPlanted): Promise<Outcome> {
-  const settings = settingsOf(seed);
+export async function simulate(
+  seed: number,
+  plant: Plant = nothingPlanted,
+  change: (settings: Settings) => Settings = (settings) => settings,
+): Promise<Outcome> {
+  const settings = change(settingsOf(seed));
   const trace = createTrace(400);
   const failures = createFailures();
   const agenda = createAgenda();

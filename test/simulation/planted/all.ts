@@ -1,0 +1,12 @@
+export { longTimersLost } from "./clocks.js";
+export { cloudSkipsFsync, deviceKeepsAll, gatewaySkipsFsync, optimizerForgets } from "./disks.js";
+export { indexSkipsSync, sequenceReused } from "./indexes.js";
+export {
+  deletedBeforeReceipt,
+  latePartialDropped,
+  receiptedTooEarly,
+  sendThrows,
+  unseededRandom,
+} from "./links.js";
+export { ledgerForgets } from "./stores.js";
+export { sumWraps } from "./sums.js";
