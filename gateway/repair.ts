@@ -6,6 +6,7 @@ import { sha256 } from "@tributary/proto/host/digest.js";
 import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
 import { acquireLock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { type IndexFindings, mendIndex } from "./repair-index.js";
 import {
   type Contribution,
@@ -72,7 +73,9 @@ const NOTHING = { gaps: [], kept: [], lost: [], unaccounted: [], aside: null } a
 export async function repairGateway(options: RepairOptions): Promise<RepairReport> {
   const { dataDir, dryRun = false, random = systemRandom() } = options;
   // Without this a wrong path would be made, and found whole.
-  await stat(dataDir);
+  await stat(dataDir).catch((cause: unknown) => {
+    throw new TributaryError("disk-missing", `there is no data directory ${dataDir}`, { cause });
+  });
   const lock = await acquireLock(dataDir);
   try {
     const bench: Bench = { disk: nodeDisk(dataDir), dataDir, dryRun, random };

@@ -72,11 +72,12 @@ export function createStatusRecord(clock: Clock): StatusRecord {
     },
     link: () => ({
       attached,
-      sinceMs: clock.monotonicMs() - sinceMs,
+      sinceMs: Math.round(clock.monotonicMs() - sinceMs),
       upstream,
       reason,
     }),
-    ends: () => ends.map(({ atMs, ...rest }) => ({ ...rest, agoMs: clock.monotonicMs() - atMs })),
+    ends: () =>
+      ends.map(({ atMs, ...rest }) => ({ ...rest, agoMs: Math.round(clock.monotonicMs() - atMs) })),
     deliveryRate() {
       const ms = deliveries.reduce((sum, delivery) => sum + delivery.ms, 0);
       const bytes = deliveries.reduce((sum, delivery) => sum + delivery.bytes, 0);

@@ -51,7 +51,7 @@ export function viewStatus(sources: StatusSources, startedMs: number): StatusVie
     site: config.site,
     incarnation: sources.incarnation,
     softwareVersion: sources.softwareVersion,
-    upMs: sources.clock.monotonicMs() - startedMs,
+    upMs: Math.round(sources.clock.monotonicMs() - startedMs),
     link: {
       ...record.link(),
       address: config.upstream,
@@ -61,7 +61,7 @@ export function viewStatus(sources: StatusSources, startedMs: number): StatusVie
     waiting: {
       partials: outbox.count,
       bytes: waitingBytes,
-      oldestAgeMs: outbox.oldestAgeMs(),
+      oldestAgeMs: Math.round(outbox.oldestAgeMs()),
       classes: sources.classes?.() ?? [],
     },
     budget: { bytes: budgetBytes, usedBytes, promisedBytes },
@@ -77,7 +77,7 @@ export function viewStatus(sources: StatusSources, startedMs: number): StatusVie
       trusted: time.trusted,
       now: dateOf(time.nowMs()),
       floor: dateOf(time.floorMs()),
-      offsetMs: time.offsetMs,
+      offsetMs: Math.round(time.offsetMs),
     },
     ends: [...record.ends()],
   };
