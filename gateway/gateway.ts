@@ -422,6 +422,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           gatewaysBelow: () => downstream?.roll.names() ?? [],
           replies: () => replies.counts,
           freeBytes: () => kept.freeBytes,
+          classes: kept.classes,
+          nextWindowMs: () => windows?.nextMs() ?? null,
           bytesPerSecondMax: config.uplink.bytesPerSecond,
         },
         startedMs,

@@ -306,6 +306,13 @@ describe("merging in the outbox", () => {
     assert.equal(events.filter((e) => e.name === "merge-failed").length, 1);
   });
 
+  it("comes to an end where nothing merges", async () => {
+    const { outbox, add } = await bench();
+    for (let n = 1; n <= 6; n++) await add(small("s.1", BigInt(n)));
+    await outbox.close();
+    assert.equal(outbox.count, 6);
+  });
+
   it("happens while nothing is sent, so that a week offline is one upload and bounded writes", async () => {
     const { outbox, add, disk, events } = await bench();
     const rounds = 40;

@@ -58,6 +58,17 @@ describe("uplink windows", () => {
     assert.equal(bench("2026-03-16T06:00:00Z", [weekend]).windows.open, false);
   });
 
+  it("say how long it is until the next", () => {
+    const now = new Date();
+    const soon = new Date(now.getTime() + 30 * 60_000);
+    const cron = `${soon.getUTCMinutes()} ${soon.getUTCHours()} * * *`;
+    const { windows } = bench(now.toISOString(), [{ cron, durationMs: 60_000 }]);
+    const ms = windows.nextMs();
+    assert.ok(ms !== null && ms > 0 && ms <= 30 * 60_000, `${ms} ms`);
+    assert.equal(bench("2026-03-10T03:00:00Z", [nightly]).windows.nextMs(), 0);
+    assert.equal(bench("2026-03-10T03:00:00Z", []).windows.nextMs(), null);
+  });
+
   it("that overlap are one", () => {
     const later = { cron: "0 3 * * *", durationMs: HOUR_MS };
     const { clock, changes } = bench("2026-03-10T02:00:00Z", [nightly, later]);
@@ -176,6 +187,7 @@ describe("the config of windows", () => {
     assert.match(problem(window("61 2 * * *")) ?? "", /^uplink.windows.0.cron: 61 /);
     assert.match(problem(window("at night")) ?? "", /^uplink.windows.0.cron: expected 5/);
     assert.match(problem(window("0 0 2 * * *")) ?? "", /five fields/);
+    assert.match(problem(window("0 2 L-30 2 *")) ?? "", /never begins/);
     assert.match(problem(window("0 2 * * *", 500)) ?? "", /durationMs/);
     assert.match(problem({ ...window("0 2 * * *"), timezone: "Mars/Base" }) ?? "", /time zone/);
     const many = Array.from({ length: 17 }, () => window("0 2 * * *").windows[0]);

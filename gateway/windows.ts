@@ -40,7 +40,18 @@ function cronProblem(cron: string): string | undefined {
   if (!valid) return errors.map(({ message }) => message).join("; ");
   // node-cron takes a sixth field, for seconds, in front.
   if (cron.trim().split(/\s+/).length !== 5) return "must have five fields, for whole minutes";
-  return undefined;
+  return beginsEver(cron) ? undefined : "never begins";
+}
+
+function beginsEver(cron: string): boolean {
+  const task = createTask(cron, () => {});
+  try {
+    return task.getNextRuns(1).length > 0;
+  } catch {
+    return false; // no such day in a hundred years
+  } finally {
+    void task.destroy();
+  }
 }
 
 function isTimezone(name: string): boolean {
@@ -73,6 +84,8 @@ export type UplinkWindow = z.infer<typeof windowSchema>;
 /** Whether the uplink may be used now. */
 export type Windows = {
   readonly open: boolean;
+  /** Until the next one begins, by the computer's clock; 0 in one, null where none is set. */
+  nextMs(): number | null;
   start(): void;
   close(): void;
 };
@@ -127,6 +140,12 @@ export function createWindows(options: WindowsOptions): Windows {
   return {
     get open() {
       return open;
+    },
+    nextMs() {
+      if (seen.length === 0) return null;
+      if (open) return 0;
+      const next = seen.flatMap(({ task }) => task.getNextRuns(1).map((date) => date.getTime()));
+      return Math.max(0, Math.min(...next) - Date.now());
     },
     start() {
       if (seen.length > 0) tick();

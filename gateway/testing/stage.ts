@@ -88,8 +88,13 @@ export function createStage(): Stage {
         await exited;
       };
       opened.push(kill);
-      const [line] = await once(createInterface({ input: child.stdout }), "line");
-      return { mqttPort: Number(line), kill };
+      const ended = once(child, "exit").then(([code]) => {
+        throw new Error(`the gateway's process ended with ${code} before it listened`);
+      });
+      const line = once(createInterface({ input: child.stdout }), "line");
+      const [port] = await Promise.race([line, ended]);
+      ended.catch(() => {});
+      return { mqttPort: Number(port), kill };
     },
     async device(gateway, name, site = "plant") {
       const device = await connectDevice(gateway.mqttPort, name, { site });
