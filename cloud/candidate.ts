@@ -1,10 +1,10 @@
-import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import type { CloudEvents } from "./events.js";
 import type { LiveRound } from "./live-round.js";
 import { startOptimizer } from "./optimizer.js";
 import type { OptimizerFiles } from "./optimizer-files.js";
 import type { SessionParams } from "./params.js";
-import { makeCandidate, metricMeans, sumDigest } from "./reduce.js";
+import { makeCandidate, metricMeans } from "./reduce.js";
+import type { RootStep } from "./root-step.js";
 import type { PlanBase } from "./round-plan.js";
 import type { ModelRow } from "./store/rows.js";
 
@@ -23,18 +23,20 @@ export type ModelFiles = {
 };
 
 /**
- * Steps the optimiser along a merged sum, and makes the model's file and the optimiser's state
+ * Steps the optimiser along a round's delta, and makes the model's file and the optimiser's state
  * durable. The row is not yet in the trail: without it the files are unknown, and made again.
+ *
+ * @param version of the model that it makes
  */
 export async function writeCandidate(
   params: SessionParams,
   live: LiveRound,
-  merged: Sum,
+  step: RootStep,
+  version: number,
   models: ModelFiles,
   optimizers: OptimizerFiles,
   events: CloudEvents,
   nowMs: number,
-  version: number,
 ): Promise<{ readonly row: ModelRow; readonly finite: boolean }> {
   const { plan, row: round } = live;
   const from = await optimizers.load(round.base);
@@ -49,7 +51,7 @@ export async function writeCandidate(
   const state =
     from.state ??
     startOptimizer(params.optimizer, Float64Array.from(await models.values(round.base)));
-  const candidate = makeCandidate(params.optimizer, state, merged);
+  const candidate = makeCandidate(params.optimizer, state, step.delta);
   const model = round.id;
   const writing = [
     models.write(model, plan.layout, candidate.values),
@@ -58,7 +60,6 @@ export async function writeCandidate(
   // Where one fails, the other must not still be writing when both are tried again.
   await Promise.allSettled(writing);
   const [file] = await Promise.all(writing);
-  const sum = { samples: Number(merged.weight), contributors: merged.contributors.length };
   const row: ModelRow = {
     id: model,
     digest: file.digest,
@@ -69,21 +70,11 @@ export async function writeCandidate(
     session: round.session,
     round: round.id,
     state: "candidate",
-    weight: Number(merged.weight),
-    contributors: merged.contributors.length,
-    metrics: metricMeans(merged),
-    sumDigest: sumDigest(merged),
-    groups: [
-      {
-        base: round.base,
-        age: 0,
-        site: null,
-        coefficient: 1,
-        ...sum,
-        carried: 0,
-        sumDigest: sumDigest(merged),
-      },
-    ],
+    weight: step.samples,
+    contributors: step.contributors,
+    metrics: metricMeans(step.metrics),
+    sumDigest: step.sumDigest,
+    groups: step.groups,
     fractionBits: plan.grid.fractionBits,
     createdAtMs: nowMs,
   };

@@ -21,7 +21,12 @@ export type Devices = {
   ): Verdict<{ readonly dropped: number }, "malformed">;
   /** Devices connected at an attached gateway, or below it, and bound to it, in ascending order. */
   connectedAt(gateway: string): string[];
-  countAt(gateway: string): number;
+  /** How many of them are at each site. */
+  sitesAt(gateway: string): ReadonlyMap<string, number>;
+  /** Where a device was last connected. */
+  siteOf(device: string): string | undefined;
+  /** Registered devices of each site, connected or not. */
+  populations(): ReadonlyMap<string, number>;
   rows(): DeviceRow[];
   /** Rows changed since the last call. */
   takeChanged(): DeviceRow[];
@@ -82,7 +87,9 @@ export function createDevices(clock: Clock, known: readonly DeviceRow[]): Device
       return { ok: true, dropped };
     },
     connectedAt: (gateway) => [...(bound.get(gateway) ?? [])].sort(),
-    countAt: (gateway) => bound.get(gateway)?.size ?? 0,
+    sitesAt: (gateway) => countSites(bound.get(gateway) ?? [], (id) => rows.get(id)?.site),
+    siteOf: (device) => rows.get(device)?.site,
+    populations: () => countSites(rows.keys(), (id) => rows.get(id)?.site),
     rows: () => [...rows.values()],
     takeChanged() {
       const taken = [...changed].map((id) => rows.get(id)).filter((row) => row !== undefined);
@@ -90,4 +97,16 @@ export function createDevices(clock: Clock, known: readonly DeviceRow[]): Device
       return taken;
     },
   };
+}
+
+function countSites(
+  devices: Iterable<string>,
+  siteOf: (device: string) => string | undefined,
+): ReadonlyMap<string, number> {
+  const counts = new Map<string, number>();
+  for (const device of devices) {
+    const site = siteOf(device);
+    if (site !== undefined) counts.set(site, (counts.get(site) ?? 0) + 1);
+  }
+  return counts;
 }

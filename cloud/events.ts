@@ -37,6 +37,7 @@ export type CloudEvent =
       round: string;
       outcome: string;
       merged: number;
+      kept: number;
       expired: number;
       tookMs: number;
     }
@@ -73,10 +74,36 @@ export type CloudEvent =
   | {
       level: "warn";
       name: "partial-expired";
-      round: string;
+      session: string;
       gateway: string;
       rule: string;
       contributors: number;
+    }
+  | {
+      level: "info";
+      name: "partial-kept";
+      session: string;
+      round: string;
+      gateway: string;
+      base: string;
+      contributors: number;
+      bytes: number;
+    }
+  | {
+      level: "error";
+      name: "site-forgotten";
+      session: string;
+      site: string;
+      base: string;
+      applied: boolean;
+    }
+  | {
+      level: "warn";
+      name: "gateway-replaced";
+      session: string;
+      round: string;
+      gateway: string;
+      incarnation: string;
     }
   | {
       level: "warn";

@@ -37,7 +37,7 @@ test("a full list replaces what the gateway said before; changes add to it", () 
   assert.equal(devices.rows().find(({ id }) => id === "a")?.connected, false);
   devices.change("g1", "one", report(false, ["d"], ["b"]));
   assert.deepEqual(devices.connectedAt("g1"), ["c", "d"]);
-  assert.equal(devices.countAt("g1"), 2);
+  assert.deepEqual([...devices.sitesAt("g1")], [["one", 2]]);
 });
 
 test("attributes are kept as announced, and only what changed is taken for the store", () => {

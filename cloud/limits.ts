@@ -19,6 +19,9 @@ export const limits = {
   publishedSessions: 64,
   /** Messages that wait for one session. Past it a Partial is refused with `busy`. */
   sessionBacklog: 1_024,
+  /** Partials that one session keeps for models to come, and their bytes. `storage-full` past it. */
+  latePartials: 4_096,
+  latePartialBytes: 64 * 1024 * 1024 * 1024,
   /** Optimiser states kept of one session: the newest, and the head's. */
   optimizerStates: 4,
   /** Pause after a failed round, in milliseconds; doubles with each in a row. */

@@ -3,7 +3,11 @@ import { encodeCbor } from "@tributary/proto/wire/cbor.js";
 import type { LiveRound } from "./live-round.js";
 import type { PlanBase } from "./round-plan.js";
 
-/** Undefined when the round does not expect anything of the gateway. */
+/**
+ * Undefined when the round does not expect anything of the gateway.
+ *
+ * @param nowMs by the monotonic clock
+ */
 export function roundOpened(
   live: LiveRound,
   gateway: string,
@@ -11,7 +15,7 @@ export function roundOpened(
 ): AttachResponse | undefined {
   const member = live.state.members[gateway];
   if (member === undefined || member.standing !== "waiting") return undefined;
-  const remainingMs = Math.max(0, live.row.openedAtMs + live.plan.siteDeadlineMs - nowMs);
+  const remainingMs = Math.max(0, Math.round(live.times.siteDeadlineAtMs - nowMs));
   const { plan } = live.row;
   return {
     message: {

@@ -1,20 +1,18 @@
 import { decodePartial } from "@tributary/proto/algebra/frame.js";
-import {
-  type Contributor,
-  contributionKey,
-  type Partial as Sum,
-} from "@tributary/proto/algebra/partial.js";
+import { contributionKey, type Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import type { RoundProgress } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { identityText, type PartialIdentity } from "@tributary/proto/tier/identity.js";
 import type { Announcement } from "@tributary/proto/tier/inbox.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { admitPartial } from "./admission.js";
+import { type HeldPartial, heldFrom } from "./held-partial.js";
 import {
   beginDetached,
   openRound,
   type RoundEvent,
   type RoundPartial,
+  type RoundRules,
   type RoundState,
   type RoundStep,
   restoreRound,
@@ -25,19 +23,6 @@ import { readPlan } from "./round-plan.js";
 import type { MemberView, RoundView } from "./session-view.js";
 import type { OpenRound } from "./store/rows.js";
 
-/** A Partial that is durable, without its values. */
-export type HeldPartial = {
-  readonly identity: PartialIdentity;
-  readonly digest: string;
-  readonly bytes: number;
-  readonly site: string | null;
-  /** The model that its deltas are on. */
-  readonly base: string;
-  readonly samples: number;
-  readonly contributors: readonly Contributor[];
-  readonly receivedAtMs: number;
-};
-
 /** Figures that a gateway reported of an open round. */
 export type Figures = Pick<RoundProgress, "offered" | "folded" | "declined" | "sealed">;
 
@@ -45,40 +30,72 @@ export type Figures = Pick<RoundProgress, "offered" | "folded" | "declined" | "s
 export type LiveRound = {
   readonly row: OpenRound;
   readonly plan: Plan;
-  readonly deadlineAtMs: number;
+  readonly times: RoundTimes;
   readonly state: RoundState;
-  /** What accepting a Partial would do; refuses one that may not count. Changes nothing. */
-  admit(announcement: Announcement, partial: Sum, nowMs: number): Verdict<{ step: RoundStep }>;
+  /**
+   * What accepting a Partial would do; refuses one that may not count. Changes nothing.
+   *
+   * @param others what is known of the other rounds that have contributions in it
+   */
+  admit(
+    announcement: Announcement,
+    partial: Sum,
+    others: Others,
+    nowMs: number,
+  ): Verdict<{ step: RoundStep }>;
   /** Makes an accepted Partial durable. */
   keep(held: HeldPartial, bytes: Uint8Array): Promise<void>;
   /** Makes it durable that a gateway has nothing. */
   keepStanding(gateway: string, standing: "empty" | "refused"): Promise<void>;
   /** Takes note of links that are down as the round begins. */
   beginDetached(gateways: readonly string[], nowMs: number): void;
+  /** Whether this incarnation of a gateway is the one that the round opened with. */
+  opensFor(gateway: string, incarnation: string | undefined): boolean;
   step(event: RoundEvent): RoundStep;
   adopt(step: RoundStep): void;
   held(identity: string): HeldPartial | undefined;
+  /** Every Partial that it accepted, in order of arrival. */
+  all(): readonly HeldPartial[];
   figures(gateway: string, figures: Figures): void;
-  /** Visits the Partials of these identities, one in memory at a time. */
-  each(identities: readonly string[]): (visit: (partial: Sum) => void) => Promise<void>;
-  view(attached: (gateway: string) => boolean): RoundView;
+  /** Visits the Partials of these identities with their bytes, one in memory at a time. */
+  each(
+    identities: readonly string[],
+    visit: (identity: string, partial: Sum, bytes: Uint8Array) => Promise<void> | void,
+  ): Promise<void>;
+  /** @param nowMs by the monotonic clock @param wallMs by the wall clock */
+  view(attached: (gateway: string) => boolean, nowMs: number, wallMs: number): RoundView;
   /** Takes up what the journal holds, after a restart. The caller ticks the round after it. */
   replay(): Promise<void>;
   close(): Promise<void>;
   remove(): Promise<void>;
 };
 
+/** Of the monotonic clock. */
+export type RoundTimes = {
+  readonly openedAtMs: number;
+  /** When the sites seal, and when the round closes. */
+  readonly siteDeadlineAtMs: number;
+  readonly deadlineAtMs: number;
+};
+
+/** Rounds before the open one: their rosters, and contributions to them that are on record. */
+export type Others = {
+  readonly rosters: ReadonlyMap<string, ReadonlySet<string>>;
+  readonly counted: ReadonlySet<string>;
+};
+
 export type LiveRoundOptions = {
   readonly row: OpenRound;
   readonly journal: RoundJournal;
-  readonly absentGraceMs: number;
-  readonly sitesQuorum: number;
-  readonly deadlineAtMs: number;
+  readonly rules: Omit<RoundRules, "siteQuorum" | "totalMax">;
+  readonly times: RoundTimes;
   readonly siteOf: (gateway: string) => string;
+  /** Where a device is, as far as that is known. */
+  readonly siteOfDevice: (device: string) => string | undefined;
 };
 
 export function createLiveRound(options: LiveRoundOptions): LiveRound {
-  const { row, journal, absentGraceMs, sitesQuorum, deadlineAtMs, siteOf } = options;
+  const { row, journal, times, siteOf } = options;
   const plan = readPlan(row.plan);
   const rosters = new Map(
     Object.entries(row.rosters).map(([gateway, devices]) => [gateway, new Set(devices)]),
@@ -89,13 +106,9 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
       { site: siteOf(gateway), roster },
     ]),
   );
-  const rules = {
-    absentGraceMs,
-    siteQuorum: plan.siteQuorum,
-    sitesQuorum,
-    totalMax: plan.totalMax,
-  };
-  let state = openRound(row.id, rules, deadlineAtMs, members);
+  const { siteQuorum, totalMax } = plan;
+  const rules = { ...options.rules, siteQuorum, totalMax };
+  let state = openRound(row.id, rules, times.deadlineAtMs, members);
   const held = new Map<string, HeldPartial>();
   const counted = new Set<string>();
   const figures = new Map<string, Figures>();
@@ -103,27 +116,44 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
     held.set(identityText(partial.identity), partial);
     for (const contributor of partial.contributors) counted.add(contributionKey(contributor));
   };
+  const roundPartial = (
+    identity: PartialIdentity,
+    { site, contributors }: Pick<HeldPartial, "site" | "contributors">,
+  ): RoundPartial => {
+    const sites: Record<string, number> = {};
+    let samples = 0;
+    for (const contributor of contributors) {
+      samples += contributor.samples;
+      if (contributor.round !== row.id) continue;
+      const at = site ?? options.siteOfDevice(contributor.device) ?? siteOf(identity.gateway);
+      sites[at] = (sites[at] ?? 0) + 1;
+    }
+    const { gateway } = identity;
+    const count = contributors.length;
+    return { identity: identityText(identity), gateway, sites, contributors: count, samples };
+  };
 
   return {
     row,
     plan,
-    deadlineAtMs,
+    times,
     get state() {
       return state;
     },
-    admit(announcement, partial, nowMs) {
-      const { gateway } = announcement.identity;
-      const roster = rosters.get(gateway);
+    admit({ identity }, partial, others, nowMs) {
+      const roster = rosters.get(identity.gateway);
       if (roster === undefined)
-        return refuse("not-in-roster", `${row.id} did not open with gateway ${gateway}`);
-      const admitted = admitPartial(plan, new Map([[row.id, roster]]), counted, partial);
+        return refuse("not-in-roster", `${row.id} did not open with gateway ${identity.gateway}`);
+      const assigned = new Map([...others.rosters, [row.id, roster]]);
+      const admitted = admitPartial(
+        plan,
+        assigned,
+        new Set([...others.counted, ...counted]),
+        partial,
+      );
       if (!admitted.ok) return admitted;
-      const step = stepRound(state, {
-        kind: "partial",
-        partial: roundPartial(announcement.identity, partial.contributors),
-        nowMs,
-      });
-      return { ok: true, step };
+      const arrived = { kind: "partial", partial: roundPartial(identity, partial), nowMs } as const;
+      return { ok: true, step: stepRound(state, arrived) };
     },
     async keep(partial, bytes) {
       const { identity, digest, receivedAtMs } = partial;
@@ -135,21 +165,26 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
     beginDetached(gateways, nowMs) {
       state = beginDetached(state, gateways, nowMs);
     },
+    opensFor(gateway, incarnation) {
+      const own = row.incarnations[gateway];
+      return own === undefined || incarnation === undefined || own === incarnation;
+    },
     step: (event) => stepRound(state, event),
     adopt(step) {
       state = step.state;
     },
     held: (identity) => held.get(identity),
+    all: () => [...held.values()],
     figures(gateway, reported) {
       if (rosters.has(gateway)) figures.set(gateway, reported);
     },
-    each: (identities) => async (visit) => {
+    async each(identities, visit) {
       const wanted = new Set(identities);
-      await journal.read((record) => {
+      await journal.read(async (record) => {
         if (record.kind !== "partial" || !wanted.delete(identityText(record.head))) return;
         const decoded = decodePartial(record.bytes);
         if (!decoded.ok) throw new Error(`${row.id}: a journaled Partial: ${decoded.message}`);
-        visit(decoded.partial);
+        await visit(identityText(record.head), decoded.partial, record.bytes);
       });
       if (wanted.size > 0) throw new Error(`${row.id}: ${[...wanted]} left the journal`);
     },
@@ -159,21 +194,14 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
         if (record.kind === "standing") standings.push(record.head);
         else hold(heldPartial(row.id, record));
       });
-      const partials = [...held.values()].map((p) => roundPartial(p.identity, p.contributors));
+      const partials = [...held.values()].map((partial) => roundPartial(partial.identity, partial));
       state = restoreRound(state, partials, standings);
     },
-    view: (attached) => viewRound(row, state, figures, attached),
+    view: (attached, nowMs, wallMs) =>
+      viewRound(row, state, figures, attached, Math.round(wallMs + times.deadlineAtMs - nowMs)),
     close: () => journal.close(),
     remove: () => journal.remove(),
   };
-}
-
-function roundPartial(
-  identity: PartialIdentity,
-  contributors: readonly Contributor[],
-): RoundPartial {
-  const samples = contributors.reduce((sum, contributor) => sum + contributor.samples, 0);
-  return { identity: identityText(identity), gateway: identity.gateway, contributors, samples };
 }
 
 function heldPartial(
@@ -183,9 +211,7 @@ function heldPartial(
   const decoded = decodePartial(bytes);
   if (!decoded.ok) throw new Error(`${round}: a journaled Partial: ${decoded.message}`);
   const { digest, receivedAtMs, ...identity } = head;
-  const { site, base, contributors, weight } = decoded.partial;
-  const sum = { site, base, samples: Number(weight), contributors };
-  return { identity, digest, bytes: bytes.length, ...sum, receivedAtMs };
+  return heldFrom({ identity, digest, totalBytes: bytes.length }, decoded.partial, receivedAtMs);
 }
 
 function viewRound(
@@ -193,6 +219,7 @@ function viewRound(
   state: RoundState,
   figures: ReadonlyMap<string, Figures>,
   attached: (gateway: string) => boolean,
+  deadlineAtMs: number,
 ): RoundView {
   const gateways = Object.entries(state.members).map(([gateway, member]): MemberView => {
     const reported = figures.get(gateway);
@@ -207,7 +234,7 @@ function viewRound(
       folded: reported?.folded ?? 0,
       declined: reported?.declined ?? 0,
       sealed: reported?.sealed ?? false,
-      delivered: delivered.reduce((sum, partial) => sum + partial.contributors.length, 0),
+      delivered: delivered.reduce((sum, partial) => sum + partial.contributors, 0),
     };
   });
   const { id, number, task, base, openedAtMs } = row;
@@ -217,7 +244,7 @@ function viewRound(
     task,
     base,
     openedAtMs,
-    deadlineAtMs: state.deadlineAtMs,
+    deadlineAtMs,
     expected: gateways.length,
     arrived: gateways.filter(({ standing }) => standing !== "waiting").length,
     gateways,

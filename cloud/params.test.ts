@@ -105,3 +105,24 @@ test("fraction bits follow the layout, and an alien tensor is named", () => {
   assert.equal(!refused.ok && refused.code, "plan-invalid");
   assert.match(refused.ok ? "" : refused.message, /"b"/);
 });
+
+test("aggregation has defaults, and each rule its own parameters", () => {
+  const { aggregation } = sessionParamsSchema.parse(minimal);
+  const staleness = { kind: "polynomial", exponent: 0.5 };
+  assert.deepEqual(aggregation, { kind: "sync", staleness, maxStaleness: 20 });
+  assert.match(problems({ aggregation: { kind: "async" } }).join(), /^aggregation.kind/);
+  assert.match(problems({ aggregation: { kind: "buffered" } }).join(), /^aggregation.contributors/);
+  const mixed = { kind: "site-memory", maxStaleness: 3 };
+  assert.match(problems({ aggregation: mixed }).join(), /Unrecognized key: "maxStaleness"/);
+  const named = { kind: "site-memory", populations: { north: 3, south: 1 } };
+  assert.deepEqual(problems({ aggregation: named }), []);
+});
+
+test("rules that contradict one another are errors", () => {
+  assert.match(problems({ saturate: false, siteRounds: 2 }).join(), /^saturate: must be on/);
+  assert.match(problems({ saturate: false, offlineSiteRounds: 1 }).join(), /^saturate/);
+  assert.deepEqual(problems({ saturate: false }), []);
+  const aggregation = { kind: "buffered", contributors: 8 };
+  assert.match(problems({ aggregation, siteQuorum: 2 }).join(), /^siteQuorum: must be 1 with/);
+  assert.deepEqual(problems({ aggregation }), []);
+});

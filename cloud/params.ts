@@ -3,6 +3,7 @@ import { idSchema, modelIdSchema } from "@tributary/proto/wire/ids.js";
 import { limits } from "@tributary/proto/wire/limits.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { z } from "zod";
+import { aggregationSchema } from "./aggregation.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 
@@ -125,6 +126,12 @@ export const sessionParamsSchema = z
     /** NMax: samples behind a whole round. */
     totalMax: count(Number.MAX_SAFE_INTEGER).default(1_000_000_000),
     training: trainingParamsSchema.prefault({}),
+    /** What becomes of Partials that come late, and when a round makes a model. */
+    aggregation: aggregationSchema.prefault({ kind: "sync" }),
+    /** kappa2: site rounds that a gateway runs on its own model before it hands over one Partial. */
+    siteRounds: count(limits.updatesMax).default(1),
+    /** Further site rounds that a gateway may run while its uplink is away; 0 for none. */
+    offlineSiteRounds: z.number().int().min(0).max(limits.updatesMax).default(0),
     /** Federated evaluation of the candidate every so many training rounds; 0 for never. */
     evaluateEvery: z.number().int().min(0).max(1_000_000).default(5),
     gate: gateSchema.prefault({}),
@@ -145,6 +152,16 @@ export const sessionParamsSchema = z
       broken(["absentGraceMs"], `must not be longer than deadlineMs (${params.deadlineMs})`);
     if (params.totalMax < params.nMax)
       broken(["totalMax"], `must be at least nMax (${params.nMax})`);
+    if (!params.saturate && (params.siteRounds > 1 || params.offlineSiteRounds > 0))
+      broken(
+        ["saturate"],
+        "must be on with site rounds: what a site adds up over several can outgrow the range",
+      );
+    if (params.aggregation.kind === "buffered" && params.siteQuorum > 1)
+      broken(
+        ["siteQuorum"],
+        "must be 1 with buffered aggregation, which counts contributors and not sites",
+      );
     const headroom = checkHeadroom(
       { range: params.grid.range, fractionBits: bitsInUse(params.grid) },
       params.nMax,

@@ -1,15 +1,49 @@
-import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import {
+  contributionKey,
+  roundsOf,
+  type Partial as Sum,
+} from "@tributary/proto/algebra/partial.js";
 import { identityText, type PartialIdentity } from "@tributary/proto/tier/identity.js";
 import type { Announcement, PartialReceipt, Settled } from "@tributary/proto/tier/inbox.js";
+import { numberedId, splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import type { HeldPartial, LiveRound } from "./live-round.js";
+import { admitPartial } from "./admission.js";
+import { type HeldPartial, heldFrom } from "./held-partial.js";
+import type { LatePartials } from "./late-partials.js";
+import { limits } from "./limits.js";
+import type { LiveRound, Others } from "./live-round.js";
 import type { RoundStep } from "./round.js";
-import { heldFrom, partialRows } from "./round-end.js";
+import { type Ending, partialRows } from "./round-end.js";
+import { readPlan } from "./round-plan.js";
+import { siteOfPartial } from "./round-pool.js";
 import type { Tally } from "./session-record.js";
 import type { SessionWorld } from "./session-world.js";
+import type { OpenRound } from "./store/rows.js";
 
-/** `step` is what the open round does next, once the sender has its receipt. */
-export type Taken = Verdict<{ readonly receipt: PartialReceipt; readonly step?: RoundStep }>;
+/**
+ * `step` is what the open round does next, once the sender has its receipt; `kept` says that a late
+ * one now waits for the next model.
+ */
+export type Taken = Verdict<{
+  readonly receipt: PartialReceipt;
+  readonly step?: RoundStep;
+  readonly kept?: boolean;
+}>;
+
+/** What takes a session's Partials. */
+export type Reception = {
+  readonly world: SessionWorld;
+  readonly session: string;
+  readonly live: LiveRound | undefined;
+  /** The round that a session which broke down left open; it takes no more until resumed. */
+  readonly left: LiveRound | undefined;
+  readonly late: LatePartials;
+  /** Whether the session is over: no model will come. */
+  readonly ended: boolean;
+  /** Whether each Partial is kept under the site it is of. */
+  readonly bySite: boolean;
+  readonly tally: Tally;
+};
 
 /** What was received of a Partial's identity in the open round; undefined when nothing was. */
 export function settledIn(
@@ -20,41 +54,47 @@ export function settledIn(
   const held = live?.held(text);
   if (live === undefined || held === undefined) return undefined;
   const overflowed = live.state.overflow.some((partial) => partial.identity === text);
-  const receipt = receiptOf(held.digest, overflowed ? "total-overflow" : undefined);
+  const receipt = receiptOf(held.digest, overflowed ? expiry("total-overflow") : undefined);
   return { digest: held.digest, state: { receivedBytes: held.bytes, receipt } };
 }
 
 /**
- * Takes a whole Partial of one session: into the open round, or, when its round has ended, on
- * record as late. It is durable when this resolves with a receipt. Runs as a job of the session.
- *
- * @param left the round that a session which broke down left open; it takes no more until resumed
+ * Takes a whole Partial of one session: into the open round, or, when its round has ended, among
+ * those kept for the next model. It is durable when this resolves with a receipt. Runs as a job of
+ * the session.
  */
 export async function takePartial(
-  world: SessionWorld,
-  live: LiveRound | undefined,
-  left: LiveRound | undefined,
-  tally: Tally,
+  reception: Reception,
   announcement: Announcement,
   partial: Sum,
   bytes: Uint8Array,
 ): Promise<Taken> {
-  const before = settledIn(live ?? left, announcement.identity);
+  const { world, live, left } = reception;
+  await reception.late.renew();
+  const before =
+    settledIn(live ?? left, announcement.identity) ?? (await onRecord(reception, announcement));
   if (before?.state.receipt !== undefined)
     return before.digest === announcement.digest
       ? { ok: true, receipt: before.state.receipt }
       : refuse("partial-conflict", "this identity was received with another digest");
-  const nowMs = world.clock.nowMs();
-  const held = heldFrom(announcement, partial, nowMs);
+  const arrived = heldFrom(announcement, partial, world.clock.nowMs());
+  const held = reception.bySite ? { ...arrived, site: siteOfPartial(world, arrived) } : arrived;
   const { round } = announcement;
   if (live?.row.id !== round || live.state.closed !== undefined)
-    return takeLate(world, tally, round, partial.base, held);
-  const admitted = live.admit(announcement, partial, nowMs);
+    return takeLate(reception, announcement, partial, held, bytes);
+  const others = await otherRounds(
+    reception,
+    partial,
+    roundsOf(partial).filter((other) => other !== round),
+    live.row.task,
+  );
+  if (!others.ok) return others;
+  const admitted = live.admit(announcement, partial, others, world.clock.monotonicMs());
   if (!admitted.ok) return admitted;
   await live.keep(held, bytes);
   const fate = admitted.step.effects.find((effect) => effect.kind === "expired");
   const rule = fate?.kind === "expired" ? fate.rule : undefined;
-  if (rule !== undefined) reportExpired(world, round, held, rule);
+  if (rule !== undefined) reportExpired(reception, held, rule);
   else
     world.events({
       level: "info",
@@ -66,46 +106,135 @@ export async function takePartial(
       samples: held.samples,
       bytes: held.bytes,
     });
-  return { ok: true, receipt: receiptOf(held.digest, rule), step: admitted.step };
+  const expired = rule === undefined ? undefined : expiry(rule);
+  return { ok: true, receipt: receiptOf(held.digest, expired), step: admitted.step };
+}
+
+/** A write whose answer was lost may have put it on record after the sender last asked. */
+async function onRecord(
+  { world }: Reception,
+  { identity }: Announcement,
+): Promise<Settled | undefined> {
+  const row = await world.store.partial(identity);
+  if (row === undefined || row.outcome === "refused") return undefined;
+  const { digest, bytes, outcome, rule } = row;
+  return {
+    digest,
+    state: { receivedBytes: bytes, receipt: { digest, outcome, rule: rule ?? "" } },
+  };
 }
 
 async function takeLate(
-  world: SessionWorld,
-  tally: Tally,
-  round: string,
-  base: string,
+  reception: Reception,
+  { round }: Announcement,
+  partial: Sum,
   held: HeldPartial,
+  bytes: Uint8Array,
 ): Promise<Taken> {
-  const { store } = world;
-  const known = await store.round(round);
+  const { world, late, tally, session } = reception;
+  const known = await world.store.wholeRound(round);
   if (known === undefined) return refuse("unknown-round", `no round ${round}`);
-  // Its end is still to be decided, and its journal may hold this Partial: nothing may be recorded.
-  if (known.state === "open")
-    return refuse("busy", `${round} is open, and its session does not run; send it again later`);
-  if (known.base !== base)
-    return refuse("base-mismatch", `${round} starts from ${known.base}, not ${base}`);
-  if (held.contributors.length === 0)
-    return refuse("partial-malformed", "a Partial without contributors");
-  const rows = partialRows(round, held, { outcome: "expired", rule: "late" });
-  await store.recordPartial(rows.partial, rows.contributions);
-  tally.expired += held.contributors.length;
-  reportExpired(world, round, held, "late");
-  return { ok: true, receipt: receiptOf(held.digest, "late") };
+  const others = await otherRounds(reception, partial, roundsOf(partial));
+  if (!others.ok) return others;
+  const { rosters, counted } = others;
+  const admitted = admitPartial(readPlan(known.plan), rosters, counted, partial);
+  if (!admitted.ok) return admitted;
+  const ending = lateEnding(reception, known);
+  const kept = ending.fate.outcome === "kept";
+  if (kept) {
+    if (
+      late.list().length >= limits.latePartials ||
+      late.bytes() + held.bytes > limits.latePartialBytes
+    )
+      return refuse("storage-full", `${session} keeps as many late Partials as it may`);
+    await late.write(held, bytes);
+  }
+  const rows = partialRows(round, held, ending);
+  // A failure may hide a write that came through.
+  late.doubt();
+  await world.store.recordPartial(rows.partial, rows.contributions);
+  const { identity, base, digest, contributors } = held;
+  late.trust();
+  if (ending.fate.outcome === "expired") {
+    tally.expired += contributors.length;
+    reportExpired(reception, held, ending.fate.rule);
+  } else {
+    await late.adopt([...late.list(), { ...held, applied: false }]);
+    world.events({
+      level: "info",
+      name: "partial-kept",
+      session,
+      round,
+      gateway: identity.gateway,
+      base,
+      contributors: contributors.length,
+      bytes: held.bytes,
+    });
+  }
+  return { ok: true, receipt: receiptOf(digest, ending), kept };
 }
 
-function reportExpired({ events }: SessionWorld, round: string, held: HeldPartial, rule: string) {
-  events({
+function lateEnding({ ended }: Reception, { task }: OpenRound): Ending {
+  // What an evaluation measured is of no use once its candidate is decided about.
+  if (task === "evaluate") return expiry("late-evaluation");
+  return ended ? expiry("session-ended") : { fate: { outcome: "kept" }, retained: true };
+}
+
+function expiry(rule: string): Ending {
+  return { fate: { outcome: "expired", rule }, retained: false };
+}
+
+/**
+ * What is known of rounds that ended, for the contributions to them that a Partial has. Whoever the
+ * gateway was that a device's contribution was expected of: sites change their gateways, and a
+ * contribution is counted once by its own identity.
+ */
+async function otherRounds(
+  { world, session }: Reception,
+  partial: Sum,
+  rounds: readonly string[],
+  of?: OpenRound["task"],
+): Promise<Verdict<Others>> {
+  const { store } = world;
+  const rosters = new Map<string, ReadonlySet<string>>();
+  let task = of;
+  for (const id of rounds) {
+    const row = await store.wholeRound(id);
+    if (row === undefined) return refuse("unknown-round", `no round ${id}`);
+    // Its end is still to be decided, and its journal may hold this Partial: nothing may be recorded.
+    if (row.state === "open")
+      return refuse("busy", `${id} is open, and its session does not run; send it again later`);
+    if (row.base !== partial.base)
+      return refuse("base-mismatch", `${id} starts from ${row.base}, not ${partial.base}`);
+    if (task !== undefined && task !== row.task)
+      return refuse("partial-malformed", "contributions to training and to evaluation");
+    task = row.task;
+    rosters.set(id, new Set(Object.values(row.rosters).flat()));
+  }
+  if (rounds.length === 0) return { ok: true, rosters, counted: new Set() };
+  const keys = partial.contributors
+    .filter(({ round }) => rosters.has(round))
+    .map(({ round, device }) => ({ round: splitNumberedId(round)?.number ?? 0, device }));
+  const known = await store.knownContributions(session, keys);
+  const counted = known.map(({ round, device }) =>
+    contributionKey({ round: numberedId(session, round), device }),
+  );
+  return { ok: true, rosters, counted: new Set(counted) };
+}
+
+function reportExpired({ world, session }: Reception, held: HeldPartial, rule: string) {
+  world.events({
     level: "warn",
     name: "partial-expired",
-    round,
+    session,
     gateway: held.identity.gateway,
     rule,
     contributors: held.contributors.length,
   });
 }
 
-function receiptOf(digest: string, rule: string | undefined): PartialReceipt {
-  return rule === undefined
-    ? { digest, outcome: "merged", rule: "" }
-    : { digest, outcome: "expired", rule };
+/** @param ending absent for one in the open round */
+function receiptOf(digest: string, ending: Ending | undefined): PartialReceipt {
+  const fate = ending?.fate ?? { outcome: "merged" };
+  return { digest, outcome: fate.outcome, rule: "rule" in fate ? fate.rule : "" };
 }

@@ -1,6 +1,6 @@
 import { createAccumulator } from "@tributary/proto/algebra/accumulator.js";
-import { meanFloat64, metricValue, type Partial } from "@tributary/proto/algebra/partial.js";
-import { sha256 } from "@tributary/proto/host/digest.js";
+import type { MetricSums } from "@tributary/proto/algebra/metric.js";
+import { metricValue, type Origin, type Partial } from "@tributary/proto/algebra/partial.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import type { OptimizerState } from "./optimizer.js";
@@ -13,21 +13,23 @@ export class MergeFailure extends Error {
 }
 
 /**
- * Merges a round's Partials exactly, one at a time, so that memory holds two of them at most.
- * The order does not matter to the bit.
+ * Merges Partials on one base exactly, one at a time, so that memory holds two of them at most. The
+ * order does not matter to the bit.
  *
+ * @param plan of a round whose grid and layout the Partials have
  * @param each visits the Partials
  */
 export async function mergePartials(
   kernel: Kernel,
   plan: Plan,
+  { base, baseDigest }: Origin,
   each: (visit: (partial: Partial) => void) => Promise<void>,
 ): Promise<Partial> {
   const accumulator = createAccumulator(kernel, plan.layout, plan.grid, BigInt(plan.totalMax), {
     round: plan.round,
     site: null,
-    base: plan.base.model,
-    baseDigest: plan.base.digest,
+    base,
+    baseDigest,
     evaluation: plan.task === "evaluate",
   });
   try {
@@ -41,17 +43,14 @@ export async function mergePartials(
   }
 }
 
-/** SHA-256 over a merged sum S: int64 little-endian, in layout order. */
-export function sumDigest(partial: Partial): string {
-  const { buffer, byteOffset, byteLength } = partial.sum;
-  return sha256(new Uint8Array(buffer, byteOffset, byteLength));
+/** The bytes of a merged sum S: int64 little-endian, in layout order. */
+export function sumBytes({ sum }: Partial): Uint8Array {
+  return new Uint8Array(sum.buffer, sum.byteOffset, sum.byteLength);
 }
 
-/** Weighted means of what the contributors reported, by name. */
-export function metricMeans(partial: Partial): Record<string, number> {
-  return Object.fromEntries(
-    Object.entries(partial.metrics).map(([name, sum]) => [name, metricValue(sum)]),
-  );
+/** Weighted means of what contributors reported, by name. */
+export function metricMeans(sums: MetricSums): Record<string, number> {
+  return Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, metricValue(sum)]));
 }
 
 export type Candidate = {
@@ -61,13 +60,13 @@ export type Candidate = {
   readonly finite: boolean;
 };
 
-/** One server step: exact mean, optimiser in float64, rounded once to the model. */
+/** One server step along a delta: optimiser in float64, rounded once to the model. */
 export function makeCandidate(
   params: OptimizerParams,
   from: OptimizerState,
-  merged: Partial,
+  delta: Float64Array,
 ): Candidate {
-  const state = stepOptimizer(params, from, meanFloat64(merged));
+  const state = stepOptimizer(params, from, delta);
   const values = publishedWeights(state);
   const moments = [state.m, state.v].filter((moment) => moment !== undefined);
   return { state, values, finite: allFinite(values) && moments.every(allFinite) };

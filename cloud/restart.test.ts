@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { meanFloat64 } from "@tributary/proto/algebra/partial.js";
 import { startOptimizer } from "./optimizer.js";
 import { optimizerSchema } from "./params.js";
 import { makeCandidate } from "./reduce.js";
@@ -14,7 +15,7 @@ const optimizer = optimizerSchema.parse({ kind: "fedadam" });
 function expectedValues(rounds: number): number[] {
   let state = startOptimizer(optimizer, Float64Array.from(initialValues));
   for (let i = 0; i < rounds; i++)
-    ({ state } = makeCandidate(optimizer, state, sumOf(plan(), { a: 1 })));
+    ({ state } = makeCandidate(optimizer, state, meanFloat64(sumOf(plan(), { a: 1 }))));
   return [...Float32Array.from(state.weights)];
 }
 

@@ -1,25 +1,32 @@
-import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import { identityText } from "@tributary/proto/tier/identity.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
-import type { HeldPartial, LiveRound } from "./live-round.js";
+import type { HeldPartial } from "./held-partial.js";
+import type { LatePartial } from "./late-partials.js";
 import type { RoundEffect } from "./round.js";
 import type { ContributionRow, PartialRow } from "./store/rows.js";
+import type { ContributionKey, Settlement } from "./store/store.js";
 
 export type Close = Extract<RoundEffect, { kind: "close" }>;
 
 /** What becomes of a Partial's contributions. */
 export type Fate =
   | { readonly outcome: "merged"; readonly model: string | null }
+  | { readonly outcome: "kept" }
   | { readonly outcome: "expired"; readonly rule: string };
+
+/** Of one Partial; `retained` when its file is kept for models to come. */
+export type Ending = { readonly fate: Fate; readonly retained: boolean };
 
 /** The rows that record a Partial and each of its contributions. */
 export function partialRows(
   round: string,
   held: HeldPartial,
-  fate: Fate,
+  { fate, retained }: Ending,
 ): { readonly partial: PartialRow; readonly contributions: ContributionRow[] } {
   const { identity, digest, bytes, site, base, samples, contributors, receivedAtMs } = held;
   const { session } = split(round);
-  const rule = fate.outcome === "expired" ? fate.rule : null;
+  const { outcome } = fate;
+  const rule = outcome === "expired" ? fate.rule : null;
   return {
     partial: {
       ...identity,
@@ -31,9 +38,9 @@ export function partialRows(
       bytes,
       weight: samples,
       contributors: contributors.length,
-      outcome: fate.outcome,
+      outcome,
       rule,
-      retained: false,
+      retained,
       receivedAtMs,
     },
     contributions: contributors.map((contributor) => ({
@@ -43,11 +50,15 @@ export function partialRows(
       gateway: identity.gateway,
       samples: contributor.samples,
       updates: contributor.updates,
-      outcome: fate.outcome === "merged" ? "model" : "expired",
+      outcome: outcome === "merged" ? "model" : outcome,
       rule,
-      model: fate.outcome === "merged" ? fate.model : null,
+      model: outcome === "merged" ? fate.model : null,
     })),
   };
+}
+
+export function contributionKeys({ contributors }: HeldPartial): ContributionKey[] {
+  return contributors.map(({ round, device }) => ({ round: split(round).number, device }));
 }
 
 function split(round: string) {
@@ -56,39 +67,82 @@ function split(round: string) {
   return parts;
 }
 
-/** The rows of everything a round accepted. `model` is what the merged ones are in. */
-export function closeRows(live: LiveRound, close: Close, model: string | null) {
+/** What the end of a round, or of a session, does with Partials: rows, and what stays kept. */
+export type Settling = {
+  readonly partials: readonly PartialRow[];
+  readonly contributions: readonly ContributionRow[];
+  readonly settled: readonly Settlement[];
+  readonly retained: readonly LatePartial[];
+};
+
+/** Every ending of a round's own Partials and of those kept before, by identity. */
+export type Endings = ReadonlyMap<string, Ending>;
+
+/**
+ * The rows of a round's own Partials, each of which has an ending, and the changes to those that were
+ * kept before, which stay as they are where they have none. When the session ends with it, nothing
+ * stays kept: what no model holds expires.
+ */
+export function settle(
+  round: string,
+  own: readonly HeldPartial[],
+  late: readonly LatePartial[],
+  endings: Endings,
+  sessionEnds: boolean,
+): Settling {
   const partials: PartialRow[] = [];
   const contributions: ContributionRow[] = [];
-  const record = (identity: string, fate: Fate) => {
-    const held = live.held(identity);
-    if (held === undefined) throw new Error(`${live.row.id} closes with an unknown ${identity}`);
-    const rows = partialRows(live.row.id, held, fate);
+  const settled: Settlement[] = [];
+  const retained: LatePartial[] = [];
+  for (const held of own) {
+    const given = endings.get(identityText(held.identity));
+    if (given === undefined)
+      throw new Error(`${round} ends without ${identityText(held.identity)}`);
+    const ending = sessionEnds ? lastEnding(given) : given;
+    const rows = partialRows(round, held, ending);
     partials.push(rows.partial);
     contributions.push(...rows.contributions);
-  };
-  for (const identity of close.merged) record(identity, { outcome: "merged", model });
-  for (const { identity, rule } of close.expired) record(identity, { outcome: "expired", rule });
-  return { partials, contributions };
+    if (ending.retained) retained.push({ ...held, applied: ending.fate.outcome === "merged" });
+  }
+  for (const held of late) {
+    const before: Ending = { fate: { outcome: "kept" }, retained: true };
+    const given = endings.get(identityText(held.identity)) ?? before;
+    const ending = sessionEnds ? lastEnding(given) : given;
+    const fate = held.applied || ending.fate.outcome === "kept" ? null : decided(ending.fate);
+    if (ending.retained) retained.push(fate === null ? held : { ...held, applied: true });
+    if (fate !== null || !ending.retained)
+      settled.push({
+        ...held.identity,
+        fate,
+        retained: ending.retained,
+        contributions: contributionKeys(held),
+      });
+  }
+  const byArrival = (a: LatePartial, b: LatePartial) => a.receivedAtMs - b.receivedAtMs;
+  return { partials, contributions, settled, retained: retained.sort(byArrival) };
 }
 
-export function heldFrom(
-  announcement: {
-    readonly identity: HeldPartial["identity"];
-    readonly digest: string;
-    readonly totalBytes: number;
-  },
-  partial: Pick<Sum, "site" | "base" | "contributors" | "weight">,
-  receivedAtMs: number,
-): HeldPartial {
-  return {
-    identity: announcement.identity,
-    digest: announcement.digest,
-    bytes: announcement.totalBytes,
-    site: partial.site,
-    base: partial.base,
-    samples: Number(partial.weight),
-    contributors: partial.contributors,
-    receivedAtMs,
-  };
+/** With the session's end nothing waits any more. */
+function lastEnding({ fate }: Ending): Ending {
+  return fate.outcome === "kept"
+    ? { fate: { outcome: "expired", rule: "session-ended" }, retained: false }
+    : { fate, retained: false };
+}
+
+function decided(fate: Exclude<Fate, { outcome: "kept" }>): NonNullable<Settlement["fate"]> {
+  if (fate.outcome === "expired") return fate;
+  if (fate.model === null) throw new Error("a Partial that was kept ends in no model");
+  return { outcome: "merged", model: fate.model };
+}
+
+/** How many contributions end how. */
+export function outcomesOf({
+  contributions,
+  settled,
+}: Pick<Settling, "contributions" | "settled">) {
+  const counts = { merged: 0, kept: 0, expired: 0 };
+  for (const { outcome } of contributions) counts[outcome === "model" ? "merged" : outcome]++;
+  for (const { fate, contributions: keys } of settled)
+    if (fate !== null) counts[fate.outcome] += keys.length;
+  return counts;
 }

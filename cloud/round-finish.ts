@@ -1,11 +1,18 @@
+import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import { identityText } from "@tributary/proto/tier/identity.js";
 import { writeCandidate } from "./candidate.js";
+import type { HeldPartial } from "./held-partial.js";
+import type { LatePartials } from "./late-partials.js";
 import type { LiveRound } from "./live-round.js";
 import type { OptimizerFiles } from "./optimizer-files.js";
 import type { SessionParams } from "./params.js";
+import type { PoolDecision } from "./pool.js";
 import { mergePartials, metricMeans } from "./reduce.js";
-import { type Close, closeRows } from "./round-end.js";
+import { takeRootStep } from "./root-step.js";
+import type { Close, Ending, Endings } from "./round-end.js";
+import { decideFor, reportDropped } from "./round-pool.js";
 import type { SessionEvent, SessionState, SessionStep } from "./session.js";
-import { decisionsOf, progressOf, type Tally } from "./session-record.js";
+import { decisionsOf, type Tally } from "./session-record.js";
 import type { SessionWorld } from "./session-world.js";
 import type { RoundEnd } from "./store/store.js";
 
@@ -14,15 +21,18 @@ export type Finishing = {
   readonly world: SessionWorld;
   readonly params: SessionParams;
   readonly optimizers: OptimizerFiles;
+  readonly late: LatePartials;
   readonly tally: Tally;
   readonly machine: () => SessionState;
   /** Tries again what failed for now, and for as long as a disk is full. */
   surely<T>(write: () => Promise<T>): Promise<T>;
   /** Steps the session's machine; `persist` makes the step durable before it is adopted. */
   advance(event: SessionEvent, persist: (step: SessionStep) => Promise<void>): Promise<void>;
-  /** Makes the end durable and lets go of the round. */
-  conclude(ended: LiveRound, end: RoundEnd): Promise<void>;
+  /** Makes the end durable, with every Partial's ending, and lets go of the round. */
+  conclude(ended: LiveRound, step: SessionStep, endings: Endings, how: How): Promise<void>;
 };
+
+export type How = Pick<RoundEnd, "state" | "rule" | "model" | "decided" | "evaluation">;
 
 /**
  * Carries a closed round to its end: the merge, the candidate or the evaluation, and the one
@@ -34,55 +44,119 @@ export async function finishRound(
   ended: LiveRound,
   close: Close,
 ): Promise<void> {
-  const { world, tally } = session;
-  const nowMs = world.clock.nowMs();
-  if (close.outcome === "stopped")
-    return session.advance({ kind: "round-stopped" }, (step) =>
-      conclude(session, ended, close, step, { state: "stopped", rule: "stopped" }),
-    );
-  if (close.outcome === "failed") {
-    const reason = "sites-quorum";
-    return session.advance({ kind: "round-failed", reason, nowMs }, (step) =>
-      conclude(session, ended, close, step, { state: "failed", rule: reason }),
-    );
+  const nowMs = session.world.clock.monotonicMs();
+  const endings = endingsOf(close);
+  switch (close.outcome) {
+    case "stopped":
+      return session.advance({ kind: "round-stopped" }, (step) =>
+        session.conclude(ended, step, endings, { state: "stopped", rule: "stopped" }),
+      );
+    case "short": {
+      await keepFiles(session, ended, close.kept);
+      return session.advance({ kind: "round-short" }, (step) =>
+        session.conclude(ended, step, endings, { state: "kept", rule: "contributors" }),
+      );
+    }
+    case "failed": {
+      await keepFiles(session, ended, close.kept);
+      const buffered = session.params.aggregation.kind === "buffered";
+      const training = ended.plan.task === "train";
+      const reason = buffered && training ? "contributors" : "sites-quorum";
+      return session.advance({ kind: "round-failed", reason, nowMs }, (step) =>
+        session.conclude(ended, step, endings, { state: "failed", rule: reason }),
+      );
+    }
+    case "committed":
+      return ended.plan.task === "evaluate"
+        ? finishEvaluation(session, ended, close, endings)
+        : finishTraining(session, ended, close, endings);
   }
-  const merged = await session.surely(() =>
-    mergePartials(world.kernel, ended.plan, ended.each(close.merged)),
-  );
-  tally.metrics = metricMeans(merged);
-  if (ended.plan.task === "evaluate") return finishEvaluation(session, ended, close, merged);
-  return finishTraining(session, ended, close, merged);
 }
 
-type Merged = Awaited<ReturnType<typeof mergePartials>>;
+/** What the round itself decides: the model is named once it is known. */
+function endingsOf(close: Close): Map<string, Ending> {
+  const endings = new Map<string, Ending>();
+  for (const identity of close.merged)
+    endings.set(identity, { fate: { outcome: "merged", model: null }, retained: false });
+  for (const identity of close.kept)
+    endings.set(identity, { fate: { outcome: "kept" }, retained: true });
+  for (const { identity, rule } of close.expired)
+    endings.set(identity, { fate: { outcome: "expired", rule }, retained: false });
+  return endings;
+}
+
+/** Writes files for Partials of the round that outlive its journal, before any row says so. */
+async function keepFiles(
+  session: Finishing,
+  ended: LiveRound,
+  identities: readonly string[],
+): Promise<void> {
+  if (identities.length === 0) return;
+  await session.surely(() =>
+    ended.each(identities, (identity, _partial, bytes) =>
+      session.late.write(heldOf(ended, identity), bytes),
+    ),
+  );
+}
+
+function heldOf(ended: LiveRound, identity: string): HeldPartial {
+  const held = ended.held(identity);
+  if (held === undefined) throw new Error(`${ended.row.id} closes with an unknown ${identity}`);
+  return held;
+}
 
 async function finishTraining(
   session: Finishing,
   ended: LiveRound,
   close: Close,
-  merged: Merged,
+  endings: Map<string, Ending>,
 ): Promise<void> {
-  const { world, params, optimizers } = session;
-  const { row: model, finite } = await session.surely(async () =>
-    writeCandidate(
+  const { world, params, optimizers, late, tally } = session;
+  await session.surely(() => late.renew());
+  const fresh = close.merged.map((identity) => heldOf(ended, identity));
+  const { decision, version } = await session.surely(() =>
+    decideFor(world, params, ended.row.base, fresh, late.list()),
+  );
+  const { row: model, finite } = await session.surely(async () => {
+    const step = await takeRootStep(
+      world.kernel,
+      ended.plan,
+      decision.groups,
+      (identity) => late.get(identity) ?? heldOf(ended, identity),
+      (identities, take) => visit(ended, late, identities, take),
+    );
+    const nowMs = world.clock.nowMs();
+    return writeCandidate(
       params,
       ended,
-      merged,
+      step,
+      version + 1,
       world.models,
       optimizers,
       world.events,
-      world.clock.nowMs(),
-      1 + ((await world.store.model(ended.row.base))?.version ?? 0),
-    ),
+      nowMs,
+    );
+  });
+  tally.metrics = model.metrics;
+  const remembers = params.aggregation.kind === "site-memory";
+  endPool(endings, decision, model.id, remembers);
+  const kept = [...endings].filter(([identity, { retained }]) => {
+    return retained && late.get(identity) === undefined;
+  });
+  await keepFiles(
+    session,
+    ended,
+    kept.map(([identity]) => identity),
   );
   await session.advance({ kind: "trained", model: model.id, finite }, async (step) => {
     const state = decisionsOf(step).get(model.id) ?? "candidate";
-    await conclude(session, ended, close, step, {
+    await session.conclude(ended, step, endings, {
       ...(state === "held"
         ? { state: "held", rule: "not-finite" }
         : { state: "committed", rule: null }),
       model: { ...model, state },
     });
+    reportDropped(world, ended.row.session, params, decision);
     world.events({
       level: "info",
       name: "model-made",
@@ -99,21 +173,59 @@ async function finishTraining(
   await optimizers.prune([head, ...(candidate === undefined ? [] : [candidate])]).catch(() => {});
 }
 
+/** Adds what the pool's decision means for each Partial, the round's own and those kept before. */
+function endPool(
+  endings: Map<string, Ending>,
+  { groups, dropped, waiting }: PoolDecision,
+  model: string,
+  remembers: boolean,
+): void {
+  for (const { entries } of groups)
+    for (const { identity } of entries)
+      endings.set(identity, { fate: { outcome: "merged", model }, retained: remembers });
+  for (const { entry, rule } of dropped)
+    endings.set(entry.identity, { fate: { outcome: "expired", rule }, retained: false });
+  for (const { identity } of waiting)
+    endings.set(identity, { fate: { outcome: "kept" }, retained: true });
+}
+
+/** Visits Partials of the round's journal and of those kept before, one in memory at a time. */
+async function visit(
+  ended: LiveRound,
+  late: LatePartials,
+  identities: readonly string[],
+  take: (identity: string, partial: Sum) => void,
+): Promise<void> {
+  const own = identities.filter((identity) => late.get(identity) === undefined);
+  if (own.length > 0) await ended.each(own, take);
+  for (const held of late.list()) {
+    const identity = identityText(held.identity);
+    if (identities.includes(identity)) take(identity, await late.read(held));
+  }
+}
+
 async function finishEvaluation(
   session: Finishing,
   ended: LiveRound,
   close: Close,
-  merged: Merged,
+  endings: Endings,
 ): Promise<void> {
-  const { world, params } = session;
+  const { world, params, tally } = session;
   const { id: round, session: name, base: model } = ended.row;
-  const metrics = metricMeans(merged);
+  const origin = { base: ended.plan.base.model, baseDigest: ended.plan.base.digest };
+  const merged = await session.surely(() =>
+    mergePartials(world.kernel, ended.plan, origin, (take) =>
+      ended.each(close.merged, (_identity, partial) => take(partial)),
+    ),
+  );
+  const metrics = metricMeans(merged.metrics);
+  tally.metrics = metrics;
   const against = session.machine().baseline?.model ?? null;
   const shown = Object.entries(metrics).map(([metric, value]) => [`evaluation.${metric}`, value]);
   await session.advance({ kind: "evaluated", metrics }, async (step) => {
     const state = decisionsOf(step).get(model) ?? "candidate";
     const passed = state === "published";
-    await conclude(session, ended, close, step, {
+    await session.conclude(ended, step, endings, {
       ...(passed ? { state: "committed", rule: null } : { state: "held", rule: "gate" }),
       decided: [{ model, state, metrics: Object.fromEntries(shown) }],
       evaluation: {
@@ -139,23 +251,5 @@ async function finishEvaluation(
       metric,
       value: metrics[metric],
     });
-  });
-}
-
-type How = Pick<RoundEnd, "state" | "rule" | "model" | "decided" | "evaluation">;
-
-function conclude(
-  session: Finishing,
-  ended: LiveRound,
-  close: Close,
-  step: SessionStep,
-  how: How,
-): Promise<void> {
-  return session.conclude(ended, {
-    round: ended.row.id,
-    closedAtMs: session.world.clock.nowMs(),
-    ...closeRows(ended, close, how.model?.id ?? null),
-    progress: progressOf(step.state),
-    ...how,
   });
 }

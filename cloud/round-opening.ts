@@ -1,8 +1,8 @@
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import { roundOpened } from "./links.js";
-import { createLiveRound, type LiveRound } from "./live-round.js";
-import type { SessionParams } from "./params.js";
+import { createLiveRound, type LiveRound, type RoundTimes } from "./live-round.js";
+import { type SessionParams, siteDeadlineMs } from "./params.js";
 import { createRoundJournal } from "./round-journal.js";
 import { makePlan } from "./round-plan.js";
 import type { Fleet, SessionEffect } from "./session.js";
@@ -51,42 +51,82 @@ export async function planRound(
 }
 
 export function liveRound(
-  { disk, random, gateways }: SessionWorld,
+  { disk, random, gateways, devices }: SessionWorld,
   params: SessionParams,
   row: OpenRound,
-  deadlineAtMs: number,
+  times: RoundTimes,
 ): LiveRound {
+  const { aggregation, absentGraceMs, sitesQuorum } = params;
+  const training = row.task === "train";
+  const buffers = training && aggregation.kind === "buffered";
   return createLiveRound({
     row,
     journal: createRoundJournal(disk, random, row.id),
-    absentGraceMs: params.absentGraceMs,
-    sitesQuorum: params.sitesQuorum,
-    deadlineAtMs,
+    rules: {
+      absentGraceMs,
+      sitesQuorum,
+      keepsFailed: training && aggregation.kind === "site-memory",
+      ...(buffers && { bufferMin: aggregation.contributors }),
+    },
+    times,
     siteOf: (gateway) => gateways.siteOf(gateway) ?? gateway,
+    siteOfDevice: (device) => devices.siteOf(device),
   });
 }
 
-/** Offers a round to its members, and takes note of those whose link is down. */
-export function tellMembers({ clock, gateways, links }: SessionWorld, live: LiveRound): void {
-  const nowMs = clock.nowMs();
+/** The times of a round that has so long to go, by the monotonic clock. */
+export function roundTimes(
+  { clock }: Pick<SessionWorld, "clock">,
+  params: SessionParams,
+  remainingMs: number,
+): RoundTimes {
+  const deadlineAtMs = clock.monotonicMs() + remainingMs;
+  return {
+    openedAtMs: deadlineAtMs - params.deadlineMs,
+    siteDeadlineAtMs: deadlineAtMs - (params.deadlineMs - siteDeadlineMs(params)),
+    deadlineAtMs,
+  };
+}
+
+/**
+ * How long a round that a restart takes up has to go. The wall clock alone knows when it opened, and
+ * may be wrong by years: gateways get the grace to come back, and no round gets more than its whole
+ * deadline.
+ */
+export function remainingMs(
+  { clock }: Pick<SessionWorld, "clock">,
+  { deadlineMs, absentGraceMs }: SessionParams,
+  { openedAtMs }: Pick<OpenRound, "openedAtMs">,
+): number {
+  const left = openedAtMs + deadlineMs - clock.nowMs();
+  return Math.min(deadlineMs, Math.max(absentGraceMs, left));
+}
+
+/**
+ * Offers a round to its members, and takes note of those whose link is down. Gives those that came
+ * back as another incarnation, which the round does not wait for.
+ */
+export function tellMembers({ clock, gateways, links }: SessionWorld, live: LiveRound): string[] {
+  const nowMs = clock.monotonicMs();
   const members = Object.keys(live.row.rosters);
+  const own = members.filter((id) => live.opensFor(id, gateways.incarnationOf(id)));
   live.beginDetached(
     members.filter((gateway) => !gateways.attached(gateway)),
     nowMs,
   );
-  for (const gateway of members) {
+  for (const gateway of own) {
     const message = gateways.attached(gateway) ? roundOpened(live, gateway, nowMs) : undefined;
     if (message !== undefined) links.send(gateway, message);
   }
+  return members.filter((gateway) => !own.includes(gateway));
 }
 
 /** The sites that could meet their quorum now, and the devices connected. */
 export function fleetNow({ gateways, devices }: SessionWorld, siteQuorum: number): Fleet {
   const sites = new Map<string, number>();
-  for (const gateway of gateways.attachedIds()) {
-    const site = gateways.siteOf(gateway) ?? gateway;
-    sites.set(site, (sites.get(site) ?? 0) + devices.countAt(gateway));
-  }
+  for (const gateway of gateways.attachedIds())
+    for (const [site, count] of devices.sitesAt(gateway))
+      sites.set(site, (sites.get(site) ?? 0) + count);
   const counts = [...sites.values()];
   return {
     sitesReady: counts.filter((count) => count >= siteQuorum).length,

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { sha256 } from "@tributary/proto/host/digest.js";
 import { makeManifest } from "@tributary/proto/wire/manifest.js";
+import { aggregationSchema } from "./aggregation.js";
 import { makePlan, readPlan } from "./round-plan.js";
 import { paramsOf } from "./testing/cloud.js";
 import { layout, modelBytes } from "./testing/rounds.js";
@@ -42,4 +43,25 @@ test("fraction bits of tensors that the model lacks are refused", () => {
   const params = paramsOf({ grid: { fractionBits: { default: 8, tensors: { x: 9 } }, range: 1 } });
   const refused = makePlan(params, 1, "train", base);
   assert.equal(refused.ok ? "ok" : refused.code, "plan-invalid");
+});
+
+test("what follows from the aggregation is in a training plan, and only what is asked for", () => {
+  const flagsOf = (over: Parameters<typeof paramsOf>[0], task: "train" | "evaluate" = "train") => {
+    const plan = makePlan(paramsOf(over), 1, task, base);
+    assert.ok(plan.ok);
+    const { siteRounds, offlineSiteRounds, perSite, finishFirst } = plan.plan;
+    return [siteRounds, offlineSiteRounds, perSite, finishFirst];
+  };
+  assert.deepEqual(flagsOf({}), [1, 0, false, false]);
+  assert.deepEqual(flagsOf({ siteRounds: 5, offlineSiteRounds: 40 }), [5, 40, false, false]);
+  const memory = aggregationSchema.parse({ kind: "site-memory" });
+  assert.deepEqual(flagsOf({ aggregation: memory }), [1, 0, true, false]);
+  const buffered = aggregationSchema.parse({ kind: "buffered", contributors: 4 });
+  assert.deepEqual(flagsOf({ aggregation: buffered }), [1, 0, false, true]);
+  assert.deepEqual(flagsOf({ aggregation: buffered, siteRounds: 5 }, "evaluate"), [
+    1,
+    0,
+    false,
+    false,
+  ]);
 });

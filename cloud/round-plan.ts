@@ -1,9 +1,9 @@
 import { checkHeadroom, encodingFor } from "@tributary/proto/algebra/grid.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
-import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
+import { decodeCbor } from "@tributary/proto/wire/cbor.js";
 import { numberedId } from "@tributary/proto/wire/ids.js";
 import { limits } from "@tributary/proto/wire/limits.js";
-import { type Manifest, type Plan, planSchema } from "@tributary/proto/wire/plan.js";
+import { encodePlan, type Manifest, type Plan, planSchema } from "@tributary/proto/wire/plan.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { fractionBitsOf, type SessionParams, siteDeadlineMs } from "./params.js";
 import type { Task } from "./session.js";
@@ -44,12 +44,23 @@ export function makePlan(
     siteQuorum: params.siteQuorum,
     siteDeadlineMs: siteDeadlineMs(params),
     deadlineMs: params.deadlineMs,
+    ...(task === "train" && aggregationFlags(params)),
   });
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
     return refuse("plan-invalid", `${issue?.path.join(".")}: ${issue?.message}`);
   }
-  return { ok: true, plan: parsed.data, bytes: new Uint8Array(encodeCbor(parsed.data)) };
+  return { ok: true, plan: parsed.data, bytes: encodePlan(parsed.data) };
+}
+
+/** What the gateways do otherwise for the session's aggregation; an evaluation has nothing of it. */
+function aggregationFlags({ aggregation, siteRounds, offlineSiteRounds }: SessionParams) {
+  return {
+    siteRounds,
+    offlineSiteRounds,
+    perSite: aggregation.kind === "site-memory",
+    finishFirst: aggregation.kind === "buffered",
+  };
 }
 
 /** Reads a plan that `makePlan` wrote. */

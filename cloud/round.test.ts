@@ -18,7 +18,9 @@ const rules: RoundRules = {
   siteQuorum: 2,
   sitesQuorum: 2,
   totalMax: 1_000,
+  keepsFailed: false,
 };
+const siteOf: Readonly<Record<string, string>> = { g1: "one", g2: "two", g3: "three" };
 const deadlineAtMs = 10_000;
 
 function open(over: Partial<RoundRules> = {}): RoundState {
@@ -29,13 +31,18 @@ function open(over: Partial<RoundRules> = {}): RoundState {
   });
 }
 
-function partial(gateway: string, devices: string, samplesEach = 1): RoundPartial {
-  const contributors = [...devices].map((device) => ({ device, samples: samplesEach }));
+function partial(
+  gateway: string,
+  devices: string,
+  samplesEach = 1,
+  site = siteOf[gateway] ?? "",
+): RoundPartial {
   return {
     identity: `${gateway}/i/${devices}`,
     gateway,
-    contributors,
-    samples: contributors.length * samplesEach,
+    sites: { [site]: devices.length },
+    contributors: devices.length,
+    samples: devices.length * samplesEach,
   };
 }
 
@@ -67,6 +74,7 @@ test("the round closes at once when every gateway delivered or said it has nothi
       kind: "close",
       outcome: "committed",
       merged: [g1.identity, g2.identity],
+      kept: [],
       expired: [],
     });
   }
@@ -126,7 +134,8 @@ test("a site below its quorum expires under its own rule; its other gateways cou
     g2: { site: "one", roster: ["b"] },
     g3: { site: "two", roster: ["c"] },
   });
-  const [g1, g2, g3] = [partial("g1", "a"), partial("g2", "b"), partial("g3", "c")];
+  const [g1, g2] = [partial("g1", "a"), partial("g2", "b", 1, "one")];
+  const g3 = partial("g3", "c", 1, "two");
   const { close } = run(state, [arrives(g1), arrives(g3), arrives(g2)]);
   assert.deepEqual(close?.merged, [g1.identity, g2.identity]);
   assert.deepEqual(close?.expired, [{ identity: g3.identity, rule: "site-quorum" }]);
@@ -171,13 +180,15 @@ test("a restored round that is complete closes at its first tick, whoever is awa
   assert.equal(close?.merged.length, 3);
 });
 
-test("a stopped round expires what it holds; later Partials are late", () => {
+test("a stopped round expires what it holds, and takes no more", () => {
   const { state, close } = run(open(), [arrives(partial("g1", "ab")), { kind: "stop", nowMs: 2 }]);
   assert.equal(close?.outcome, "stopped");
   assert.deepEqual(close?.expired, [{ identity: "g1/i/ab", rule: "stopped" }]);
-  assert.deepEqual(run(state, [arrives(partial("g2", "de"))]).effects, [
-    { kind: "expired", identity: "g2/i/de", rule: "late" },
-  ]);
+  assert.deepEqual(run(state, [arrives(partial("g2", "de"))]), {
+    state,
+    effects: [],
+    close: undefined,
+  });
 });
 
 test("a gateway that delivered is not made empty by a later word", () => {
@@ -189,7 +200,7 @@ test("a gateway that delivered is not made empty by a later word", () => {
 });
 
 test("words of a gateway that is no member change nothing", () => {
-  for (const kind of ["empty", "refused", "attached", "detached"] as const) {
+  for (const kind of ["empty", "refused", "attached", "detached", "gone"] as const) {
     const { state } = run(open(), [{ kind, gateway: "stranger", nowMs: 1 }]);
     assert.deepEqual(state, open());
   }
@@ -207,15 +218,69 @@ const arbitraryEvent: fc.Arbitrary<RoundEvent> = fc.oneof(
   ),
   fc
     .record({
-      kind: fc.constantFrom("empty", "refused", "attached", "detached"),
+      kind: fc.constantFrom("empty", "refused", "attached", "detached", "gone"),
       gateway: fc.constantFrom(...gateways),
     })
     .map(({ kind, gateway }) => ({ kind, gateway, nowMs: 0 }) as RoundEvent),
   fc.constant<RoundEvent>({ kind: "tick", nowMs: 0 }),
+  fc
+    .integer({ min: 0, max: 6 })
+    .map((contributors): RoundEvent => ({ kind: "pooled", contributors, nowMs: 0 })),
   fc.constant<RoundEvent>({ kind: "stop", nowMs: 0 }),
 );
 
-test("any order of events puts every contribution in exactly one model or one expiry", () => {
+test("a gateway that came back as another incarnation is not waited for, and may still deliver", () => {
+  const g3 = partial("g3", "fg");
+  const two = [arrives(partial("g1", "ab")), arrives(partial("g2", "de"))];
+  const gone: RoundEvent = { kind: "gone", gateway: "g3", nowMs: 3 };
+  assert.equal(run(open(), [...two, gone]).close?.outcome, "committed");
+  const { state } = run(open(), [gone, arrives(g3), ...two.slice(0, 1)]);
+  assert.equal(state.members.g3?.standing, "delivered");
+  assert.equal(run(state, [gone]).state.members.g3?.standing, "delivered");
+  assert.equal(run(state, two.slice(1)).close?.merged.length, 3);
+});
+
+test("a Partial of several sites counts for each of them, and is not taken apart", () => {
+  const regional = { ...partial("g1", "abc"), sites: { one: 2, two: 2, four: 1 } };
+  const { close } = run(open(), [
+    arrives(regional),
+    arrives(partial("g2", "d")),
+    { kind: "empty", gateway: "g3", nowMs: 2 },
+  ]);
+  assert.equal(close?.outcome, "committed");
+  assert.deepEqual(close?.merged, [regional.identity, "g2/i/d"]);
+});
+
+test("a buffered round commits as soon as it and what is kept hold enough", () => {
+  const buffered = open({ bufferMin: 5, siteQuorum: 1 });
+  const one = run(buffered, [arrives(partial("g1", "abc"))]);
+  assert.equal(one.close, undefined);
+  assert.equal(run(one.state, [arrives(partial("g2", "de"))]).close?.outcome, "committed");
+  const pooled: RoundEvent = { kind: "pooled", contributors: 2, nowMs: 2 };
+  assert.deepEqual(run(one.state, [pooled]).close?.merged, ["g1/i/abc"]);
+  const full = { ...pooled, contributors: 5 };
+  assert.deepEqual(run(buffered, [full]).close?.merged, [], "of what is kept alone");
+});
+
+test("a buffered round without enough ends when nobody is left to wait for, and keeps what came", () => {
+  const buffered = open({ bufferMin: 5, siteQuorum: 1 });
+  const empty = (gateway: string): RoundEvent => ({ kind: "empty", gateway, nowMs: 2 });
+  const events = [arrives(partial("g1", "ab")), empty("g2"), empty("g3")];
+  const { close } = run(buffered, events);
+  assert.deepEqual([close?.outcome, close?.kept], ["short", ["g1/i/ab"]]);
+  const late = run(buffered, [...events.slice(0, 2), { kind: "tick", nowMs: deadlineAtMs }]);
+  assert.equal(late.close?.outcome, "short");
+  const nothing = run(buffered, [empty("g1"), empty("g2"), empty("g3")]);
+  assert.equal(nothing.close?.outcome, "failed");
+});
+
+test("a failed round keeps what it brought where the session says so", () => {
+  const events = [arrives(partial("g1", "ab")), { kind: "tick", nowMs: deadlineAtMs } as const];
+  const { close } = run(open({ keepsFailed: true }), events);
+  assert.deepEqual([close?.outcome, close?.kept, close?.expired], ["failed", ["g1/i/ab"], []]);
+});
+
+test("any order of events gives every contribution exactly one fate", () => {
   fc.assert(
     fc.property(
       fc.array(fc.tuple(arbitraryEvent, fc.integer({ min: 0, max: 200 })), { maxLength: 40 }),
@@ -223,16 +288,19 @@ test("any order of events puts every contribution in exactly one model or one ex
         siteQuorum: fc.integer({ min: 1, max: 3 }),
         sitesQuorum: fc.integer({ min: 1, max: 3 }),
         totalMax: fc.integer({ min: 4, max: 40 }),
+        keepsFailed: fc.boolean(),
+        bufferMin: fc.option(fc.integer({ min: 1, max: 9 }), { nil: undefined }),
       }),
-      (timed, over) => {
+      (timed, { bufferMin, ...rest }) => {
+        const over = bufferMin === undefined ? rest : { ...rest, bufferMin };
         const delivered = new Set<string>();
         const fates = new Map<string, number>();
         const fate = (identity: string) => fates.set(identity, (fates.get(identity) ?? 0) + 1);
         const apply = ({ state, effects }: ReturnType<typeof stepRound>): RoundState => {
           for (const effect of effects) {
-            if (effect.kind === "expired" && effect.rule === "late") fate(effect.identity);
             if (effect.kind !== "close") continue;
             effect.merged.forEach(fate);
+            effect.kept.forEach(fate);
             for (const { identity } of effect.expired) fate(identity);
           }
           return state;
@@ -242,6 +310,8 @@ test("any order of events puts every contribution in exactly one model or one ex
         for (const [event, passedMs] of timed) {
           nowMs += passedMs;
           if (event.kind === "partial") {
+            // What comes after the close is none of the round's: the session keeps it as late.
+            if (state.closed !== undefined) continue;
             // The inbox answers a repeated identity from its receipt; the machine sees it once.
             if (delivered.has(event.partial.identity)) continue;
             delivered.add(event.partial.identity);

@@ -1,12 +1,14 @@
 /**
  * One round at the cloud, as a pure machine. It opens with the gateways attached at that time and
  * closes when every one of them delivered or said that it has nothing; when those missing have been
- * detached longer than `absentGraceMs` and the quorum of sites is met; or at the deadline.
+ * detached longer than `absentGraceMs` and the quorum of sites is met; or at the deadline. Where the
+ * session buffers, it closes as soon as it and what is kept for it hold enough contributions.
  *
- * Times are wall-clock milliseconds, so that a round's deadline goes on across a restart.
+ * Times are milliseconds of the monotonic clock: no step of a wall clock ends or stretches a round.
  */
 
-export type Standing = "waiting" | "delivered" | "empty" | "refused";
+/** `gone`: the gateway came back as another incarnation, which knows nothing of the round. */
+export type Standing = "waiting" | "delivered" | "empty" | "refused" | "gone";
 
 export type RoundMember = {
   readonly site: string;
@@ -17,21 +19,23 @@ export type RoundMember = {
   readonly detachedSinceMs?: number;
 };
 
-export type RoundContributor = { readonly device: string; readonly samples: number };
-
 export type RoundPartial = {
   /** The text of (gateway, incarnation, sequence). */
   readonly identity: string;
   readonly gateway: string;
-  readonly contributors: readonly RoundContributor[];
-  /** Sum of the contributors' samples. */
+  /** Contributions to this round, by the site of their devices. */
+  readonly sites: Readonly<Record<string, number>>;
+  /** All contributions, those to earlier rounds that ride along included. */
+  readonly contributors: number;
+  /** Sum of their samples. */
   readonly samples: number;
 };
 
 /** Why receipted contributions are in no model. */
-export type ExpiryRule = "late" | "site-quorum" | "sites-quorum" | "total-overflow" | "stopped";
+export type ExpiryRule = "site-quorum" | "sites-quorum" | "total-overflow" | "stopped";
 
-export type Outcome = "committed" | "failed" | "stopped";
+/** `short`: too few contributions for a model; what came is kept for the next. */
+export type Outcome = "committed" | "failed" | "stopped" | "short";
 
 export type RoundRules = {
   readonly absentGraceMs: number;
@@ -41,6 +45,10 @@ export type RoundRules = {
   readonly sitesQuorum: number;
   /** NMax: samples behind the whole round. */
   readonly totalMax: number;
+  /** K of a session that buffers: the round makes a model of so many contributions. */
+  readonly bufferMin?: number;
+  /** Whether what a failed round brought is kept for the next model. */
+  readonly keepsFailed: boolean;
 };
 
 export type RoundState = {
@@ -54,6 +62,8 @@ export type RoundState = {
   readonly samples: number;
   /** Received in time, but past `totalMax`: they expire when the round closes. */
   readonly overflow: readonly RoundPartial[];
+  /** Contributions kept from before that the round's model would hold. */
+  readonly pooled: number;
   readonly closed?: Outcome;
 };
 
@@ -63,6 +73,10 @@ export type RoundEvent =
   | { readonly kind: "refused"; readonly gateway: string; readonly nowMs: number }
   | { readonly kind: "attached"; readonly gateway: string; readonly nowMs: number }
   | { readonly kind: "detached"; readonly gateway: string; readonly nowMs: number }
+  /** The gateway attached as another incarnation than the one that the round opened with. */
+  | { readonly kind: "gone"; readonly gateway: string; readonly nowMs: number }
+  /** What is kept for the round's model has changed. */
+  | { readonly kind: "pooled"; readonly contributors: number; readonly nowMs: number }
   | { readonly kind: "tick"; readonly nowMs: number }
   | { readonly kind: "stop"; readonly nowMs: number };
 
@@ -73,13 +87,15 @@ export type RoundEffect =
   | { readonly kind: "wake"; readonly atMs: number }
   /** The Partial is part of the open round. */
   | { readonly kind: "accepted"; readonly identity: string }
-  /** The Partial will be in no model: it came late, or expires when the round closes. */
+  /** The Partial will be in no model: it expires when the round closes. */
   | ({ readonly kind: "expired" } & Expiry)
   | {
       readonly kind: "close";
       readonly outcome: Outcome;
       /** Identities to merge, in order of arrival. */
       readonly merged: readonly string[];
+      /** For a later model, in order of arrival. */
+      readonly kept: readonly string[];
       readonly expired: readonly Expiry[];
     };
 
@@ -103,6 +119,7 @@ export function openRound(
     partials: [],
     samples: 0,
     overflow: [],
+    pooled: 0,
   };
 }
 
@@ -127,21 +144,20 @@ export function beginDetached(
 }
 
 export function stepRound(state: RoundState, event: RoundEvent): RoundStep {
-  if (state.closed !== undefined) {
-    if (event.kind !== "partial") return { state, effects: [] };
-    const { identity } = event.partial;
-    return { state, effects: [{ kind: "expired", identity, rule: "late" }] };
-  }
+  if (state.closed !== undefined) return { state, effects: [] };
   switch (event.kind) {
     case "partial":
       return takePartial(state, event.partial, event.nowMs);
     case "empty":
     case "refused":
+    case "gone":
       return settle(standing(state, event.gateway, event.kind), event.nowMs);
     case "attached":
       return settle(link(state, event.gateway, undefined), event.nowMs);
     case "detached":
       return settle(link(state, event.gateway, event.nowMs), event.nowMs);
+    case "pooled":
+      return settle({ ...state, pooled: event.contributors }, event.nowMs);
     case "tick":
       return settle(state, event.nowMs);
     case "stop":
@@ -167,10 +183,11 @@ function hold(state: RoundState, partial: RoundPartial): RoundState {
     : { ...delivered, partials: [...state.partials, partial], samples };
 }
 
-/** A gateway that has delivered stays so, whatever it says later. */
+/** A gateway that has delivered stays so, whatever it says later; one that is replaced may still. */
 function standing(state: RoundState, gateway: string, next: Standing): RoundState {
   const member = state.members[gateway];
   if (member === undefined || member.standing === "delivered") return state;
+  if (next === "gone" && member.standing !== "waiting") return state;
   return { ...state, members: { ...state.members, [gateway]: { ...member, standing: next } } };
 }
 
@@ -185,12 +202,22 @@ function link(state: RoundState, gateway: string, sinceMs: number | undefined): 
 
 /** Closes the round if it is due, else says when to look again. */
 function settle(state: RoundState, nowMs: number): RoundStep {
+  if (state.rules.bufferMin !== undefined) return settleBuffer(state, state.rules.bufferMin, nowMs);
   const sites = sitesWithQuorum(state);
   const quorum = sites.size >= state.rules.sitesQuorum;
   const dueAtMs = Math.min(state.deadlineAtMs, quorum ? absentAtMs(state) : state.deadlineAtMs);
   const waiting = waitingMembers(state).length > 0;
   if (waiting && nowMs < dueAtMs) return { state, effects: [{ kind: "wake", atMs: dueAtMs }] };
-  return quorum ? close(state, "committed", [...sites]) : close(state, "failed", []);
+  return quorum ? close(state, "committed", sites) : close(state, "failed", []);
+}
+
+function settleBuffer(state: RoundState, bufferMin: number, nowMs: number): RoundStep {
+  const held = state.partials.reduce((sum, partial) => sum + partial.contributors, 0);
+  if (state.pooled + held >= bufferMin) return close(state, "committed", []);
+  const dueAtMs = Math.min(state.deadlineAtMs, held > 0 ? absentAtMs(state) : state.deadlineAtMs);
+  const waiting = waitingMembers(state).length > 0;
+  if (waiting && nowMs < dueAtMs) return { state, effects: [{ kind: "wake", atMs: dueAtMs }] };
+  return close(state, held > 0 ? "short" : "failed", []);
 }
 
 /** When the grace of every gateway still missing has run out; never while one of them is attached. */
@@ -206,39 +233,42 @@ function waitingMembers(state: RoundState): readonly RoundMember[] {
   return Object.values(state.members).filter((member) => member.standing === "waiting");
 }
 
-function siteOf(state: RoundState, partial: RoundPartial): string {
-  const member = state.members[partial.gateway];
-  if (member === undefined) throw new Error(`${partial.gateway} is no member of ${state.round}`);
-  return member.site;
-}
-
 function sitesWithQuorum(state: RoundState): ReadonlySet<string> {
   const updates = new Map<string, number>();
-  for (const partial of state.partials) {
-    const site = siteOf(state, partial);
-    updates.set(site, (updates.get(site) ?? 0) + partial.contributors.length);
-  }
+  for (const partial of state.partials)
+    for (const [site, count] of Object.entries(partial.sites))
+      updates.set(site, (updates.get(site) ?? 0) + count);
   return new Set(
     [...updates].filter(([, count]) => count >= state.rules.siteQuorum).map(([site]) => site),
   );
 }
 
-function close(state: RoundState, outcome: Outcome, sites: readonly string[]): RoundStep {
+/** A sum cannot be taken apart: a Partial of several sites counts when one of them has its quorum. */
+function hasQuorum(partial: RoundPartial, sites: ReadonlySet<string>): boolean {
+  const own = Object.keys(partial.sites);
+  return own.length === 0 || own.some((site) => sites.has(site));
+}
+
+function close(state: RoundState, outcome: Outcome, quorum: Iterable<string>): RoundStep {
+  const sites = new Set(quorum);
   const merged: string[] = [];
-  const expired: Expiry[] = state.overflow.map(({ identity }) => ({
-    identity,
-    rule: outcome === "stopped" ? "stopped" : "total-overflow",
-  }));
+  const kept: string[] = [];
+  const expired: Expiry[] = [];
+  const keeps = outcome === "short" || (outcome === "failed" && state.rules.keepsFailed);
+  for (const { identity } of state.overflow)
+    if (keeps) kept.push(identity);
+    else expired.push({ identity, rule: outcome === "stopped" ? "stopped" : "total-overflow" });
   for (const partial of state.partials) {
     const { identity } = partial;
     if (outcome === "stopped") expired.push({ identity, rule: "stopped" });
+    else if (keeps) kept.push(identity);
     else if (outcome === "failed") expired.push({ identity, rule: "sites-quorum" });
-    else if (!sites.includes(siteOf(state, partial)))
+    else if (state.rules.bufferMin === undefined && !hasQuorum(partial, sites))
       expired.push({ identity, rule: "site-quorum" });
     else merged.push(identity);
   }
   return {
     state: { ...state, closed: outcome },
-    effects: [{ kind: "close", outcome, merged, expired }],
+    effects: [{ kind: "close", outcome, merged, kept, expired }],
   };
 }

@@ -1,16 +1,11 @@
-import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
-import type {
-  AttachResponse,
-  PlanRefused,
-  RoundProgress,
-} from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Timer } from "@tributary/proto/host/clock.js";
-import type { PartialIdentity } from "@tributary/proto/tier/identity.js";
-import type { Announcement, PartialReceipt, Settled } from "@tributary/proto/tier/inbox.js";
 import { isCode } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
-import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { refuse } from "@tributary/proto/wire/verdict.js";
+import type { SessionActor } from "./actor.js";
+import { createDiskWait } from "./disk-wait.js";
+import type { LatePartials } from "./late-partials.js";
 import { limits } from "./limits.js";
 import { modelPublished, roundClosed, roundOpened } from "./links.js";
 import type { LiveRound } from "./live-round.js";
@@ -18,10 +13,18 @@ import { createMailbox } from "./mailbox.js";
 import { createOptimizerFiles } from "./optimizer-files.js";
 import { settledIn, type Taken, takePartial } from "./reception.js";
 import type { RoundStep } from "./round.js";
+import { outcomesOf, settle } from "./round-end.js";
 import { type Finishing, finishRound } from "./round-finish.js";
-import { fleetNow, liveRound, planRound, tellMembers } from "./round-opening.js";
 import {
-  type Baseline,
+  fleetNow,
+  liveRound,
+  planRound,
+  remainingMs,
+  roundTimes,
+  tellMembers,
+} from "./round-opening.js";
+import { pooledFor } from "./round-pool.js";
+import {
   type SessionEffect,
   type SessionEvent,
   type SessionState,
@@ -30,42 +33,16 @@ import {
 } from "./session.js";
 import {
   decisionsOf,
+  endedBy,
+  keptBy,
   persistently,
   progressOf,
   sessionView,
   type Tally,
 } from "./session-record.js";
-import type { SessionView } from "./session-view.js";
 import type { SessionWorld } from "./session-world.js";
 import type { OpenRound, SessionRow } from "./store/rows.js";
 import type { RoundEnd } from "./store/store.js";
-
-/** One session on real parts. Everything that changes it runs one job at a time. */
-export type SessionActor = {
-  view(): SessionView;
-  /** Whether its row says that it runs. */
-  running(): boolean;
-  settled(identity: PartialIdentity): Settled | undefined;
-  /** Looks up what a round holds that a session which does not run left open. */
-  recall(): Promise<void>;
-  deliver(
-    announcement: Announcement,
-    partial: Sum,
-    bytes: Uint8Array,
-  ): Promise<Verdict<{ readonly receipt: PartialReceipt }>>;
-  /** Gateways or devices came or went. */
-  fleetChanged(): void;
-  linkChanged(gateway: string, attached: boolean): void;
-  progressed(gateway: string, progress: RoundProgress): void;
-  planRefused(gateway: string, refused: PlanRefused): void;
-  /** The open round, as a gateway that attached is to be told. */
-  opened(gateway: string): AttachResponse | undefined;
-  /** Begins, or goes on where the rows stand, an open round included. */
-  run(): Promise<void>;
-  stop(): Promise<void>;
-  activate(model: string, baseline: Baseline | undefined): Promise<void>;
-  close(): Promise<void>;
-};
 
 /** @param restored the machine as the rows describe it */
 export function createSessionActor(
@@ -73,6 +50,7 @@ export function createSessionActor(
   row: SessionRow,
   restored: SessionState,
   tally: Tally,
+  late: LatePartials,
 ): SessionActor {
   const { clock, store, models, gateways, links, events } = world;
   const { id: session, params } = row;
@@ -86,7 +64,9 @@ export function createSessionActor(
   let timer: Timer | undefined;
   let fleetPending = false;
   const closing = new AbortController();
-  const surely = <T>(write: () => Promise<T>) => persistently(world, closing.signal, write);
+  const disk = createDiskWait();
+  const surely = <T>(write: () => Promise<T>) =>
+    persistently(world, closing.signal, write, disk.waits);
   let closed = false;
   let cleaning: Promise<unknown> = Promise.resolve();
 
@@ -111,6 +91,7 @@ export function createSessionActor(
     if (closed) return;
     const reason = cause instanceof Error ? cause.message : String(cause);
     timer?.cancel();
+    late.doubt();
     const broken = live;
     left = broken ?? left;
     live = undefined;
@@ -123,10 +104,10 @@ export function createSessionActor(
   };
   const wakeAt = (atMs: number) => {
     timer?.cancel();
-    timer = clock.setTimer(atMs - clock.nowMs(), () => inBackground(tick));
+    timer = clock.setTimer(atMs - clock.monotonicMs(), () => inBackground(tick));
   };
   const tick = async () => {
-    const nowMs = clock.nowMs();
+    const nowMs = clock.monotonicMs();
     if (live === undefined) await advance({ kind: "tick", nowMs });
     else await follow(live.step({ kind: "tick", nowMs }));
   };
@@ -153,8 +134,16 @@ export function createSessionActor(
     const opens = step.effects.some((effect) => effect.kind === "open");
     const settled = opens ? { ...next, nextRound: progress.nextRound } : next;
     if (JSON.stringify(settled) === JSON.stringify(progress)) return;
-    updatedAtMs = clock.nowMs();
-    await surely(() => store.saveProgress(session, next, updatedAtMs));
+    // Of a session that stands still, this says since when.
+    if (next.state === "running" || next.state !== progress.state) updatedAtMs = clock.nowMs();
+    if (endedBy(step.state)) await surely(() => late.renew());
+    const ends = endedBy(step.state) && late.list().length > 0;
+    if (!ends) return surely(() => store.saveProgress(session, next, updatedAtMs));
+    const end = settle(session, [], late.list(), new Map(), true);
+    await surely(() => store.saveProgress(session, next, updatedAtMs, end.settled));
+    const given = end.settled.filter(({ fate }) => fate !== null);
+    tally.expired += given.reduce((sum, { contributions }) => sum + contributions.length, 0);
+    await late.adopt(end.retained);
   };
   const reportPhase = () => {
     const { phase, head, made } = machine;
@@ -177,7 +166,8 @@ export function createSessionActor(
         return events({ level: "warn", name: "model-held", session, model, reason });
       }
       case "stop-round":
-        if (live !== undefined) await follow(live.step({ kind: "stop", nowMs: clock.nowMs() }));
+        if (live !== undefined)
+          await follow(live.step({ kind: "stop", nowMs: clock.monotonicMs() }));
     }
   };
   const publish = async (model: string) => {
@@ -190,7 +180,7 @@ export function createSessionActor(
     const opened = await planRound(world, params, effect);
     await surely(() => store.openRound(opened));
     const { deadlineMs } = params;
-    live = liveRound(world, params, opened, opened.openedAtMs + deadlineMs);
+    live = liveRound(world, params, opened, roundTimes(world, params, deadlineMs));
     const { id: round, task, base, sites, roster } = opened;
     const counts = { gateways: sites, devices: roster };
     events({
@@ -203,15 +193,35 @@ export function createSessionActor(
       ...counts,
       deadlineMs,
     });
-    tellMembers(world, live);
-    await tick();
+    await begun(live);
+  };
+  /** Offers a round to its members, and closes it if it is due already. */
+  const begun = async (begins: LiveRound) => {
+    const gone = tellMembers(world, begins);
+    await pooled();
+    for (const gateway of gone) await replaced(gateway);
+    if (live === begins) await tick();
+  };
+  /** Tells a round that buffers what is kept for its model. */
+  const pooled = async () => {
+    if (live?.row.task !== "train" || params.aggregation.kind !== "buffered") return;
+    await surely(() => late.renew());
+    const contributors = await surely(() => pooledFor(world, params, machine.head, late.list()));
+    await follow(live.step({ kind: "pooled", contributors, nowMs: clock.monotonicMs() }));
+  };
+  /** A gateway is another incarnation than the open round's: what that had of it is not to come. */
+  const replaced = async (gateway: string) => {
+    if (live?.state.members[gateway]?.standing !== "waiting") return;
+    const { id: round } = live.row;
+    const incarnation = gateways.incarnationOf(gateway) ?? "";
+    const what = { session, round, gateway, incarnation };
+    events({ level: "warn", name: "gateway-replaced", ...what });
+    await follow(live.step({ kind: "gone", gateway, nowMs: clock.monotonicMs() }));
   };
   /** Goes on with a round that a stop of the process, or a failure, left open. */
   const takeUp = async (opened: OpenRound) => {
-    const nowMs = clock.nowMs();
-    // Gateways get the grace to come back, even where the deadline passed meanwhile.
-    const endsAtMs = Math.max(opened.openedAtMs + params.deadlineMs, nowMs + params.absentGraceMs);
-    const taken = liveRound(world, params, opened, endsAtMs);
+    const goesOnMs = remainingMs(world, params, opened);
+    const taken = liveRound(world, params, opened, roundTimes(world, params, goesOnMs));
     await taken.replay();
     live = taken;
     left = undefined;
@@ -221,10 +231,9 @@ export function createSessionActor(
       session,
       round: opened.id,
       partials: taken.state.partials.length,
-      remainingMs: endsAtMs - nowMs,
+      remainingMs: goesOnMs,
     });
-    tellMembers(world, taken);
-    await tick();
+    await begun(taken);
   };
   /** Adopts a round's step and carries out what it leads to. */
   const follow = async (step: RoundStep): Promise<void> => {
@@ -238,14 +247,26 @@ export function createSessionActor(
       }
     }
   };
-  const conclude = async (ended: LiveRound, end: RoundEnd): Promise<void> => {
+  const conclude: Finishing["conclude"] = async (ended, step, endings, how) => {
+    const { row } = ended;
+    if (endedBy(step.state)) await surely(() => late.renew());
+    const own = ended.all();
+    const { retained, ...rows } = settle(row.id, own, late.list(), endings, endedBy(step.state));
+    const closedAtMs = clock.nowMs();
+    const end: RoundEnd = {
+      round: row.id,
+      closedAtMs,
+      ...rows,
+      progress: progressOf(step.state),
+      ...how,
+    };
     await surely(() => store.endRound(end));
     live = undefined;
-    updatedAtMs = end.closedAtMs;
-    const merged = end.contributions.filter(({ outcome }) => outcome === "model").length;
-    const expired = end.contributions.length - merged;
+    updatedAtMs = closedAtMs;
+    const { merged, kept, expired } = outcomesOf(rows);
     tally.merged += merged;
     tally.expired += expired;
+    await late.adopt(retained);
     for (const gateway of Object.keys(ended.row.rosters))
       links.send(gateway, roundClosed(ended.row.id, end.state));
     events({
@@ -255,8 +276,9 @@ export function createSessionActor(
       round: ended.row.id,
       outcome: end.state,
       merged,
+      kept,
       expired,
-      tookMs: end.closedAtMs - ended.row.openedAtMs,
+      tookMs: Math.round(clock.monotonicMs() - ended.times.openedAtMs),
     });
     // The next start sweeps what a crash before this leaves behind.
     cleaning = Promise.all([cleaning, ended.remove().catch(() => undefined)]);
@@ -265,6 +287,7 @@ export function createSessionActor(
     world,
     params,
     optimizers: createOptimizerFiles(world.disk, session),
+    late,
     tally,
     machine: () => machine,
     surely,
@@ -276,9 +299,10 @@ export function createSessionActor(
       if (live?.row.id !== round || live.state.members[gateway]?.standing !== "waiting") return;
       // Without the record a restart only waits for the gateway to say it again.
       await live.keepStanding(gateway, next).catch(() => undefined);
-      await follow(live.step({ kind: next, gateway, nowMs: clock.nowMs() }));
+      await follow(live.step({ kind: next, gateway, nowMs: clock.monotonicMs() }));
     });
   const begin = async (): Promise<void> => {
+    await surely(() => late.renew());
     const [opened] = live === undefined ? await store.openRounds(session) : [];
     if (opened === undefined) {
       await advance({ kind: "resume" });
@@ -294,8 +318,9 @@ export function createSessionActor(
 
   return {
     view() {
-      const round = live?.view(gateways.attached) ?? null;
-      return sessionView({ row, machine, progress, updatedAtMs, tally, round });
+      const round = live?.view(gateways.attached, clock.monotonicMs(), clock.nowMs()) ?? null;
+      const shown = { row, machine, progress, updatedAtMs, tally, round };
+      return sessionView({ ...shown, kept: keptBy(late), waitsFor: disk.reason() });
     },
     running: () => progress.state === "running",
     settled: (identity) => settledIn(live ?? left, identity),
@@ -303,7 +328,8 @@ export function createSessionActor(
       await put(async () => {
         const [opened] = live === undefined ? await store.openRounds(session) : [];
         if (opened === undefined) return;
-        const recalled = liveRound(world, params, opened, opened.openedAtMs + params.deadlineMs);
+        const times = roundTimes(world, params, remainingMs(world, params, opened));
+        const recalled = liveRound(world, params, opened, times);
         await recalled.replay();
         await recalled.close();
         left = recalled;
@@ -312,10 +338,16 @@ export function createSessionActor(
     deliver: (announcement, partial, bytes) =>
       new Promise<Taken>((resolve, reject) => {
         const job = put(async () => {
-          const taken = await takePartial(world, live, left, tally, announcement, partial, bytes);
+          const { kind } = machine.phase;
+          const ended = kind === "stopped" || kind === "finished";
+          const bySite = params.aggregation.kind === "site-memory";
+          const reception = { world, session, live, left, late, ended, bySite, tally };
+          const taken = await takePartial(reception, announcement, partial, bytes);
           // The sender need not wait for the merge that its Partial may set off.
           resolve(taken);
-          if (taken.ok && taken.step !== undefined) await follow(taken.step).catch(breakDown);
+          if (!taken.ok) return;
+          if (taken.step !== undefined) await follow(taken.step).catch(breakDown);
+          if (taken.kept === true) await pooled().catch(breakDown);
         });
         if (job === undefined) resolve(refuse("busy", `${session} has a backlog`));
         else job.catch(reject);
@@ -331,8 +363,10 @@ export function createSessionActor(
     linkChanged(gateway, attached) {
       const kind = attached ? "attached" : "detached";
       inBackground(async () => {
-        if (live?.state.members[gateway] !== undefined)
-          await follow(live.step({ kind, gateway, nowMs: clock.nowMs() }));
+        if (live?.state.members[gateway] === undefined) return;
+        if (attached && !live.opensFor(gateway, gateways.incarnationOf(gateway)))
+          return replaced(gateway);
+        await follow(live.step({ kind, gateway, nowMs: clock.monotonicMs() }));
       });
     },
     progressed(gateway, { round, offered, folded, declined, sealed }) {
@@ -350,9 +384,13 @@ export function createSessionActor(
       events({ level: "warn", name: "plan-refused", ...what });
       standing(gateway, round, "refused");
     },
-    opened: (gateway) => live && roundOpened(live, gateway, clock.nowMs()),
+    opened: (gateway) =>
+      live?.opensFor(gateway, gateways.incarnationOf(gateway)) === true
+        ? roundOpened(live, gateway, clock.monotonicMs())
+        : undefined,
     run: () => runJob(begin),
-    stop: () => runJob(() => advance({ kind: "stop" })),
+    // While the disk is full it is answered at once, and carried out when there is room.
+    stop: () => Promise.race([runJob(() => advance({ kind: "stop" })), disk.waiting()]),
     activate: (model, baseline) =>
       runJob(async () => {
         events({ level: "info", name: "model-activated", session, model });

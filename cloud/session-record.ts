@@ -1,5 +1,6 @@
 import type { Clock } from "@tributary/proto/host/clock.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
+import type { LatePartials } from "./late-partials.js";
 import { limits } from "./limits.js";
 import type { SessionParams } from "./params.js";
 import {
@@ -59,6 +60,23 @@ function rowState(phase: Phase): Pick<SessionProgress, "state" | "reason"> {
     case "failed":
       return { state: "failed", reason: phase.reason };
   }
+}
+
+/** Whether a session is over for what it keeps: a failed one may go on as it is. */
+export function endedBy({ phase }: SessionState): boolean {
+  return phase.kind === "stopped" || phase.kind === "finished";
+}
+
+/** What is kept for models to come. */
+export function keptBy(late: LatePartials): SessionView["kept"] {
+  const all = late.list();
+  const waiting = all.filter(({ applied }) => !applied);
+  return {
+    partials: waiting.length,
+    contributions: waiting.reduce((sum, { contributors }) => sum + contributors.length, 0),
+    bytes: late.bytes(),
+    carried: all.length - waiting.length,
+  };
 }
 
 /** What a step decides about models. */
@@ -135,22 +153,26 @@ const WAITED_FOR: readonly string[] = ["disk-full", "disk-read-only"];
 
 /**
  * Tries a write again while its failure may pass: `limits.retries` times, and for as long as a disk
- * is full or read-only. Once `closing` is aborted, the next failure is final.
+ * is full or read-only, which `waits` is told. Once `closing` is aborted, the next failure is final.
  */
 export async function persistently<T>(
   { clock, events }: Pick<SessionWorld, "clock" | "events">,
   closing: AbortSignal,
   write: () => Promise<T>,
+  waits: (reason: string | undefined) => void = () => undefined,
 ): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
-      return await write();
+      const written = await write();
+      waits(undefined);
+      return written;
     } catch (error) {
       if (!(error instanceof TributaryError) || closing.aborted) throw error;
       const waited = WAITED_FOR.includes(error.code);
       if (!waited && (!error.retryable || attempt >= limits.retries)) throw error;
       const retryMs = Math.min(limits.retryMaxMs, limits.retryMs * 2 ** attempt);
       const { message } = error;
+      if (waited) waits(message);
       const what = waited ? "disk" : "store";
       events({ level: "error", name: "storage-failed", what, message, retryMs });
       await pause(clock, retryMs, closing);
@@ -179,17 +201,21 @@ export function sessionView(of: {
   readonly updatedAtMs: number;
   readonly tally: Tally;
   readonly round: RoundView | null;
+  readonly kept: SessionView["kept"];
+  /** What it waits for, in words. */
+  readonly waitsFor: string | undefined;
 }): SessionView {
-  const { row, machine, progress, updatedAtMs, tally, round } = of;
+  const { row, machine, progress, updatedAtMs, tally, round, kept, waitsFor } = of;
   return {
     id: row.id,
     name: row.params.name,
     state: progress.state,
     activity: activityOf(machine.phase),
-    reason: progress.reason,
+    reason: progress.reason ?? waitsFor ?? null,
     params: row.params,
     head: machine.head,
     round,
+    kept,
     counts: {
       models: machine.made,
       rounds: machine.nextRound - 1,

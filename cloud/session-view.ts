@@ -49,13 +49,23 @@ export type SessionView = {
   readonly name: string;
   readonly state: SessionState;
   readonly activity: Activity;
-  /** Why it does not run, in words. */
+  /** Why it does not run, or what it waits for, in words. */
   readonly reason: string | null;
   readonly params: SessionParams;
   /** Model id of the newest good model, from which the next round starts. */
   readonly head: string;
   /** The open round; null between rounds. */
   readonly round: RoundView | null;
+  /** What is on disk for models to come. */
+  readonly kept: {
+    /** Late Partials that no model holds yet, and their contributions. */
+    readonly partials: number;
+    readonly contributions: number;
+    /** Of all kept files. */
+    readonly bytes: number;
+    /** Partials that a model holds and that later models carry on: site memory. */
+    readonly carried: number;
+  };
   readonly counts: {
     /** Models made, published or held. */
     readonly models: number;
@@ -96,8 +106,12 @@ export type Sessions = {
   status(id: string): SessionView | undefined;
   /** By id. */
   list(): SessionView[];
-  /** Makes a model of a session its head: the next round starts from it. */
+  /**
+   * Makes a model of a session, or the one that it began with, its head: the next round starts from
+   * it. Where several sessions began with it, `session` says which.
+   */
   activate(
     model: string,
+    session?: string,
   ): Promise<Verdict<{ readonly session: SessionView; readonly model: string }, SessionCode>>;
 };

@@ -34,6 +34,7 @@ export type Phase =
       readonly task: Task;
       readonly after: "go-on" | "stop";
     }
+  /** Until then by the monotonic clock, as every time here. */
   | { readonly kind: "pausing"; readonly untilMs: number }
   | { readonly kind: "stopped" }
   | { readonly kind: "finished" }
@@ -73,6 +74,8 @@ export type SessionEvent =
   | { readonly kind: "evaluated"; readonly metrics: Readonly<Record<string, number>> }
   | { readonly kind: "round-failed"; readonly reason: string; readonly nowMs: number }
   | { readonly kind: "round-stopped" }
+  /** The round made no model, and what it brought is kept for the next. */
+  | { readonly kind: "round-short" }
   | { readonly kind: "stop" }
   | { readonly kind: "resume" }
   | { readonly kind: "broken"; readonly reason: string }
@@ -118,6 +121,8 @@ export function stepSession(state: SessionState, event: SessionEvent): SessionSt
       return roundFailed(state, event.reason, event.nowMs);
     case "round-stopped":
       return proceed(roundOver(state));
+    case "round-short":
+      return proceed({ ...roundOver(state), failedRounds: 0 });
     case "stop":
       return stop(state);
     case "resume":

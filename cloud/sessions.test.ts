@@ -77,7 +77,7 @@ async function contributions(session: string) {
   }));
 }
 
-test("a Partial that comes after its round is on record as late, with a receipt that says so", () =>
+test("a Partial that comes after the session is on record as expired, with a receipt that says so", () =>
   withGateways(["l1", "l2"], async (one, two) => {
     await start({ name: "late", sitesQuorum: 1, absentGraceMs: 1, rounds: 1, devicesMin: 4 });
     const [first, second] = [await one.round(), await two.round()];
@@ -86,10 +86,10 @@ test("a Partial that comes after its round is on record as late, with a receipt 
     await cloud.event((e) => e.name === "session-finished" && e.session === "late");
     const state = await two.contribute(second, 1);
     assert.equal(state.receipt?.outcome, "expired");
-    assert.equal(state.receipt?.rule, "late");
+    assert.equal(state.receipt?.rule, "session-ended");
     assert.deepEqual((await two.contribute(second, 1)).receipt, state.receipt);
     const model = { round: 1, outcome: "model", rule: null, model: "late.1" };
-    const late = { round: 1, outcome: "expired", rule: "late", model: null };
+    const late = { round: 1, outcome: "expired", rule: "session-ended", model: null };
     assert.deepEqual(await contributions("late"), [
       { ...model, device: "l1-a" },
       { ...model, device: "l1-b" },
@@ -98,6 +98,61 @@ test("a Partial that comes after its round is on record as late, with a receipt 
     ]);
     const { merged, expired } = cloud.sessions.status("late")?.counts ?? {};
     assert.deepEqual([merged, expired], [2, 2]);
+  }));
+
+test("a Partial that comes after its round is kept, and goes into the next model by its base", () =>
+  withGateways(["k1", "k2"], async (one, two) => {
+    await start({ name: "kept", sitesQuorum: 1, absentGraceMs: 1, rounds: 2, devicesMin: 2 });
+    const [first, second] = [await one.round(), await two.round()];
+    two.detach();
+    await one.contribute(first, 1);
+    const next = await one.round();
+    const { receipt } = await two.contribute(second, 1);
+    assert.deepEqual([receipt?.outcome, receipt?.rule], ["kept", ""]);
+    assert.deepEqual((await two.contribute(second, 1)).receipt, receipt);
+    const { kept } = cloud.sessions.status("kept") ?? {};
+    assert.deepEqual([kept?.partials, kept?.contributions], [1, 2]);
+    const overlapping = await two.contribute(second, 2);
+    assert.equal(overlapping.refusal?.code, "overlap");
+    assert.match(overlapping.refusal?.message ?? "", /kept\.1\/k2-a/);
+    await one.contribute(next, 2);
+    await cloud.event((e) => e.name === "session-finished" && e.session === "kept");
+    const { items } = await cloud.store.listContributions({ session: "kept" }, { limit: 10 });
+    assert.deepEqual(
+      items.map(({ round, device, model }) => [round, device, model]),
+      [
+        [1, "k1-a", "kept.1"],
+        [1, "k1-b", "kept.1"],
+        [1, "k2-a", "kept.2"],
+        [1, "k2-b", "kept.2"],
+        [2, "k1-a", "kept.2"],
+        [2, "k1-b", "kept.2"],
+      ],
+    );
+    const model = await cloud.store.model("kept.2");
+    assert.deepEqual(
+      model?.groups?.map(({ base, age, samples, coefficient }) => [
+        base,
+        age,
+        samples,
+        coefficient,
+      ]),
+      [
+        ["s.0", 1, 4, (4 * Math.SQRT1_2) / 8],
+        ["kept.1", 0, 4, 0.5],
+      ],
+    );
+    // A quarter each: the first model, then (4 / sqrt(2) + 4) / 8 of a quarter more.
+    const values = await cloud.models.values("kept.2");
+    const step = ((4 * (1 / Math.sqrt(2))) / 8) * 0.25 + 0.5 * 0.25;
+    assert.deepEqual(values, Float32Array.of(0.75 + step, -0.75 + step, 2.25 + step));
+    assert.equal((await two.contribute(second, 1)).receipt?.outcome, "merged");
+    assert.deepEqual(cloud.sessions.status("kept")?.kept, {
+      partials: 0,
+      contributions: 0,
+      bytes: 0,
+      carried: 0,
+    });
   }));
 
 test("a gateway that attaches again is told of the round that waits for it, with its roster", () =>

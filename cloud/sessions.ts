@@ -10,13 +10,15 @@ import type {
 import { isCode } from "@tributary/proto/wire/codes.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import type { SessionActor } from "./actor.js";
+import { openLatePartials, sweepLatePartials } from "./late-partials.js";
 import { limits } from "./limits.js";
 import { modelPublished, roundClosed } from "./links.js";
 import type { SessionParams } from "./params.js";
 import { JOURNAL_FOLDER, roundOfJournal } from "./round-journal.js";
 import { makePlan } from "./round-plan.js";
 import { newSession } from "./session.js";
-import { createSessionActor, type SessionActor } from "./session-actor.js";
+import { createSessionActor } from "./session-actor.js";
 import { baselineOf, progressOf, restoreSession, rulesOf, type Tally } from "./session-record.js";
 import type { SessionCode, Sessions, SessionView } from "./session-view.js";
 import type { SessionWorld } from "./session-world.js";
@@ -42,7 +44,8 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
     const slice = await store.listSessions({ after, limit: SLICE });
     for (const row of slice.items) {
       const { machine, tally } = await restoreSession(store, row);
-      actors.set(row.id, createSessionActor(world, row, machine, tally));
+      const late = await openLatePartials(world.disk, store, row.id);
+      actors.set(row.id, createSessionActor(world, row, machine, tally, late));
     }
     after = slice.next;
     if (after === undefined) break;
@@ -74,7 +77,8 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
       events({ level: "info", name: "session-started", session: name, initialModel });
       const tally: Tally = { merged: 0, expired: 0, metrics: {} };
       const machine = newSession(rulesOf(params), initialModel);
-      const actor = createSessionActor(world, row, machine, tally);
+      const late = await openLatePartials(world.disk, store, name);
+      const actor = createSessionActor(world, row, machine, tally, late);
       actors.set(name, actor);
       await actor.run();
       return { ok: true, session: actor.view() };
@@ -108,8 +112,8 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
     status: (id) => actors.get(id)?.view(),
     list: () =>
       [...actors.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, actor]) => actor.view()),
-    activate: async (model) => {
-      const found = await findActivated(world, actors, model);
+    activate: async (model, session) => {
+      const found = await findActivated(world, actors, model, session);
       if (!found.ok) return found;
       const { actor, params } = found;
       await actor.activate(model, await baselineOf(store, params, model));
@@ -123,6 +127,7 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
     destination: destinationOf(world, actors, actorOfRound),
     async resumeAll() {
       await sweepJournals(world);
+      await sweepLatePartials(world.disk, store, [...actors.keys()]);
       // A failed one keeps its round as it is, and still knows what was received of it.
       for (const actor of actors.values())
         if (!actor.running()) await actor.recall().catch(() => undefined);
@@ -176,13 +181,20 @@ async function findActivated(
   { store }: SessionWorld,
   actors: ReadonlyMap<string, SessionActor>,
   model: string,
+  session: string | undefined,
 ): Promise<Verdict<{ readonly actor: SessionActor; readonly params: SessionParams }, SessionCode>> {
   const row = await store.model(model);
   if (row === undefined) return refuse("unknown-model", `no model ${model}`);
-  const owner = row.session ?? splitNumberedId(model)?.session;
-  const actor = owner === undefined ? undefined : actors.get(owner);
-  if (actor === undefined)
+  const owners = [...actors].filter(
+    ([id, actor]) => row.session === id || actor.view().params.initialModel === model,
+  );
+  const own = session ?? row.session;
+  const [found, ...others] = own === null ? owners : owners.filter(([id]) => id === own);
+  if (found === undefined)
     return refuse("foreign-model", `${model} belongs to no session that is here`);
+  if (others.length > 0)
+    return refuse("foreign-model", `${owners.length} sessions began with ${model}: name one`);
+  const [, actor] = found;
   return { ok: true, actor, params: actor.view().params };
 }
 

@@ -229,7 +229,7 @@ async function simulate(session: string) {
           const samples = Object.fromEntries(devices.map((device, i) => [device, i + 1]));
           const q = stepsOf[what.gateway];
           const metrics = { accuracy: 0.5 };
-          const sum = sumOf(plan, samples, { q, metrics });
+          const sum = sumOf(plan, samples, { q, metrics, site: what.gateway });
           sums.set(identity, { gateway: what.gateway, sum, done: false });
         }
         const delivery = deliver(identity).catch(dead);

@@ -1,5 +1,5 @@
 import type { Readable } from "node:stream";
-import { idSchema, modelIdSchema, splitNumberedId } from "@tributary/proto/wire/ids.js";
+import { idSchema, modelIdSchema } from "@tributary/proto/wire/ids.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import type { FastifyReply } from "fastify";
 import { z } from "zod";
@@ -75,7 +75,7 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
     {
       schema: {
         tags: ["models"],
-        summary: "The contributions that are in a model, by device",
+        summary: "The contributions that a model is the first to hold, by round and device",
         params,
         querystring: z.strictObject(
           pageQuery(z.tuple([z.number().int().min(0), z.string().max(64)])),
@@ -86,9 +86,9 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
     async ({ params: { id }, query: { cursor, limit } }, reply) => {
       const model = await store.model(id);
       if (model === undefined) return unknown(reply, id);
-      const made = model.round === null ? undefined : splitNumberedId(model.round);
-      if (made === undefined) return { items: [], next: null };
-      const filter = { session: made.session, round: made.number, outcome: "model" } as const;
+      const { session } = model;
+      if (session === null) return { items: [], next: null };
+      const filter = { session, model: id, outcome: "model" } as const;
       return toAnswer(await store.listContributions(filter, { after: cursor, limit }));
     },
   );
@@ -118,10 +118,12 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
         tags: ["models"],
         summary: "Make a model its session's head: the next round starts from it",
         params,
+        querystring: z.strictObject({ session: idSchema.optional() }),
         response: { 200: sessionSchema, ...problemResponses },
       },
     },
-    async (request, reply) => answerWith(reply, await sessions.activate(request.params.id)),
+    async ({ params: { id }, query: { session } }, reply) =>
+      answerWith(reply, await sessions.activate(id, session)),
   );
 }
 

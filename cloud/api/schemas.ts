@@ -13,7 +13,7 @@ const memberSchema = z.object({
   site: z.string(),
   attached: z.boolean(),
   roster: z.number(),
-  standing: z.enum(["waiting", "delivered", "empty", "refused"]),
+  standing: z.enum(["waiting", "delivered", "empty", "refused", "gone"]),
   offered: z.number(),
   folded: z.number(),
   declined: z.number(),
@@ -50,6 +50,12 @@ export const sessionSchema = z.object({
       gateways: z.array(memberSchema).readonly(),
     })
     .nullable(),
+  kept: z.object({
+    partials: z.number(),
+    contributions: z.number(),
+    bytes: z.number(),
+    carried: z.number(),
+  }),
   counts: z.object({
     models: z.number(),
     rounds: z.number(),

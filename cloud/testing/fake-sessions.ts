@@ -15,6 +15,7 @@ export function fakeSessions(names: readonly string[]): Sessions {
       params,
       head: params.initialModel,
       round: null,
+      kept: { partials: 0, contributions: 0, bytes: 0, carried: 0 },
       counts: { models: 0, rounds: 0, failedRounds: 0, merged: 0, expired: 0 },
       startedAtMs: 1,
       endedAtMs: null,

@@ -135,7 +135,7 @@ export async function attachGateway(
     deliver,
     contribute({ plan, opened }, sequence, { samples = 2, metrics = {} } = {}) {
       const counts = Object.fromEntries(opened.roster.map((device) => [device, samples]));
-      return deliver(sumOf(plan, counts, { metrics }), sequence);
+      return deliver(sumOf(plan, counts, { metrics, site }), sequence);
     },
     ended,
     detach: () => stream.cancel(),
