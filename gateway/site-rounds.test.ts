@@ -2,14 +2,19 @@ import assert from "node:assert/strict";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
+import { createAccumulator } from "@tributary/proto/algebra/accumulator.js";
 import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
 import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
+import { loadKernel } from "@tributary/proto/host/wasm.js";
 import { makeManifest } from "@tributary/proto/wire/manifest.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { decodeSafetensors, encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
+import { addSiteRound } from "./site-model.js";
+import { sitePlan } from "./site-plan.js";
+import { openSiteStates } from "./site-state.js";
 import type { TestDevice } from "./testing/device.js";
-import { samplePlan, sampleUpdate } from "./testing/sample.js";
+import { type SampleUpdate, samplePlan, sampleUpdate } from "./testing/sample.js";
 import { createStage, reported, type StartedGateway } from "./testing/stage.js";
 import { until } from "./testing/wait.js";
 
@@ -106,6 +111,17 @@ async function giveAll(devices: readonly TestDevice[], round: string, given: Giv
     const device = devices.find(({ device }) => device === name) as TestDevice;
     await give(device, round, steps, samples);
   }
+}
+
+/** The exact sum of one update, as a site round's. */
+function sumOfOne(plan: Plan, { begin, payload }: SampleUpdate): Sum {
+  const { model: name, digest: baseDigest } = base;
+  const subject = { round: "mnist.1", site: "plant", base: name, baseDigest };
+  const { grid, totalMax } = plan;
+  const accumulator = createAccumulator(loadKernel(), layout, grid, BigInt(totalMax), subject);
+  const { encoding, samples, metrics } = begin;
+  assert.ok(accumulator.add(payload, encoding, { device: "dev-a", samples }, metrics, 0).ok);
+  return accumulator.snapshot();
 }
 
 /** The values of a model, fetched part by part. */
@@ -375,17 +391,46 @@ describe("a plan that says to finish first", () => {
 });
 
 describe("a start", () => {
-  /** A data directory with site round 2 open and one update in its journal. */
+  /** A data directory with site round 2 of 3 open and one update in its journal. */
   async function leftOpen() {
     const disk = memoryDisk();
     const { reducer, dir, gateway, devices } = await site(["dev-a", "dev-b"], {}, { disk });
-    reducer.openRound(sitePlanOf(), ["dev-a", "dev-b"]);
+    reducer.openRound(sitePlanOf({ siteRounds: 3 }), ["dev-a", "dev-b"]);
     await cached(gateway);
     await giveAll(devices, "mnist.1.1", first);
     await give(devices[0] as TestDevice, "mnist.1.2", 5, 4);
     await gateway.close();
     return { disk, reducer, dir };
   }
+
+  it("counts a site round once whose journal outlived it, and answers for it", async () => {
+    const { disk, reducer, dir } = await leftOpen();
+    // As a kill leaves it between the state's write and the ledger's: the state has site round 2,
+    // the index does not, and its journal is still there.
+    const states = openSiteStates(disk);
+    const plan = sitePlanOf({ siteRounds: 3 });
+    const before = await states.read(plan);
+    assert.ok(before !== undefined);
+    const update = sampleUpdate(sitePlan(plan, 2, base), "dev-a", 5, { samples: 4 });
+    const newest = { digest: update.begin.digest, number: 2 };
+    await states.write("mnist.1", {
+      work: addSiteRound(before.work, sumOfOne(plan, update)),
+      number: 2,
+      newest: new Map([...before.newest, ["dev-a", newest]]),
+    });
+    const again = await stage.gateway(dir, reducer.address, {}, { disk });
+    const a = await stage.device(again, "dev-a");
+    await a.say("begin", update.begin);
+    assert.equal((await a.next("receipt")).digest, update.begin.digest);
+    const { plan: third } = await offerOf(a, "mnist.1.3");
+    assert.deepEqual(await fetched(a, third), oracle([first, [["dev-a", 5, 4]]]).model);
+    await give(a, "mnist.1.3", 1, 10);
+    const b = await stage.device(again, "dev-b");
+    await offerOf(b, "mnist.1.3");
+    await b.say("decline", { round: "mnist.1.3", code: "not-eligible", message: "" });
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assertIs(reducer.partials[0], oracle([first, [["dev-a", 5, 4]], [["dev-a", 1, 10]]]));
+  });
 
   it("is refused on a damaged state of site rounds, which is named", async () => {
     const { disk, reducer, dir } = await leftOpen();

@@ -86,6 +86,8 @@ export async function startSiteRounds(
   let pause: Timer | undefined;
   let retry: Timer | undefined;
   let working: Promise<void> = Promise.resolve();
+  /** Whether no site round has been opened since the gateway started. */
+  let isFirst = true;
   let closing = false;
   let over = false;
 
@@ -172,7 +174,8 @@ export async function startSiteRounds(
       subject: plan,
       roster: made.ok ? roster : [],
       remainingMs: shareMs(),
-      graceMs: number === 1 || resumed ? world.absentGraceMs : 0,
+      // Who is away now was waited for in the site round before, but for a start and a common loss.
+      graceMs: isFirst || !present() ? world.absentGraceMs : 0,
       carried: carriedFrom(site),
       land,
       onLanded(landed, end) {
@@ -186,6 +189,7 @@ export async function startSiteRounds(
       onReport: () => world.onProgress(progress()),
     });
     leaf = opened;
+    isFirst = false;
     hooks.onOpen(opened);
     opened.start();
     if (cutting) opened.apply({ type: "closed" });

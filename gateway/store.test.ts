@@ -83,6 +83,20 @@ describe("the store", () => {
     assert.equal(await store.recall("s.10", "dev-a"), undefined);
   });
 
+  it("forgets none of the cloud's rounds for the sake of site rounds, nor the other way round", async () => {
+    const store = await temporary.store(undefined, 2);
+    await store.seal(sealed("s.1"), [["dev-a", digest("a")]], undefined);
+    for (const name of ["s.2.1", "s.2.2", "s.2.3"]) {
+      await store.seal(sealed(name), [["dev-a", digest("b")]], undefined);
+    }
+    assert.equal(await store.recall("s.1", "dev-a"), digest("a"));
+    assert.equal(await store.recall("s.2.1", "dev-a"), undefined);
+    await store.seal(sealed("s.2"), [], undefined);
+    await store.seal(sealed("s.3"), [], undefined);
+    assert.equal(await store.recall("s.1", "dev-a"), undefined);
+    assert.equal(await store.recall("s.2.2", "dev-a"), digest("b"));
+  });
+
   it("forgets the contributors of the oldest rounds", async () => {
     const store = await temporary.store(undefined, 3);
     for (let n = 1; n <= 5; n++) {
