@@ -10,7 +10,9 @@ import type {
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { systemClock } from "@tributary/proto/host/clock.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
+import { makeManifest } from "@tributary/proto/wire/manifest.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
+import { encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import { timeBelow } from "./branches.js";
 import type { TestDevice } from "./testing/device.js";
 import type { TestReducer } from "./testing/reducer.js";
@@ -51,6 +53,43 @@ async function contribute(device: TestDevice, plan: Plan, at: string, steps: num
   await device.next("offer");
   await device.upload(sampleUpdate(plan, device.device, steps, { gateway: at, samples }));
   await device.next("receipt");
+}
+
+const layout = [{ name: "w", shape: [4] }];
+const realModel = encodeSafetensors(layout, Float32Array.of(0.5, -1, 1 / 3, 0));
+
+/** A plan for site rounds: its base is a model that a gateway can train on. */
+function sitePlan(changes: Partial<Plan>): Plan {
+  const base = makeManifest("mnist.0", realModel, sha256, 1024);
+  return samplePlan({ layout, base, ...changes });
+}
+
+/** A regional gateway with a device of its own, and one below. */
+async function twoSites() {
+  const reducer = await stage.reducer();
+  reducer.models.set("mnist.0", realModel);
+  const regional = await gateway(reducer.address, "region", "hub", region);
+  const g1 = await gateway(below(regional), "g1", "east");
+  const own = await stage.device(regional, "own", "hub");
+  const a = await stage.device(g1, "a", "east");
+  await placed(reducer, { own: "", a: "g1" });
+  const devices: [TestDevice, string][] = [
+    [own, "region"],
+    [a, "g1"],
+  ];
+  return { reducer, g1, devices };
+}
+
+async function offered(device: TestDevice, round: string) {
+  const find = () => device.got("offer").find((offer) => offer.plan.round === round);
+  await until(`${device.device} is offered ${round}`, find);
+  return find() as NonNullable<ReturnType<typeof find>>;
+}
+
+async function giveSite(device: TestDevice, round: string, at: string) {
+  const { plan } = await offered(device, round);
+  await device.upload(sampleUpdate(plan, device.device, 1, { gateway: at }));
+  await until("it is receipted", () => device.got("receipt").some((r) => r.round === round));
 }
 
 const names = (partial: Sum | undefined) => partial?.contributors.map(({ device }) => device);
@@ -120,6 +159,45 @@ describe("a regional gateway", () => {
     ]);
     await until("the seal is reported", () => reducer.lastProgress(plan.round)?.sealed);
     assert.equal(reducer.lastProgress(plan.round)?.folded, 3);
+  });
+
+  it("takes what sites compose of several site rounds, its own among them", async () => {
+    const { reducer, devices } = await twoSites();
+    const plan = sitePlan({ siteRounds: 2 });
+    reducer.openRound(plan, ["own", "a"]);
+    for (const round of ["mnist.1.1", "mnist.1.2"])
+      for (const [device, at] of devices) await giveSite(device, round, at);
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assert.deepEqual(
+      reducer.partials[0]?.contributors.map(({ device, updates }) => [device, updates]),
+      [
+        ["a", 2],
+        ["own", 2],
+      ],
+    );
+    // Each site's deltas were 1 step twice, 10 samples each.
+    assert.ok(reducer.partials[0]?.sum.every((value) => value === 40n));
+    await until("the seal is reported", () => reducer.lastProgress(plan.round)?.sealed);
+  });
+
+  it("lets sites below go on by themselves while the way up is cut above it", async () => {
+    const { reducer, devices, g1 } = await twoSites();
+    const plan = sitePlan({ offlineSiteRounds: 1 });
+    reducer.openRound(plan, ["a"]);
+    const [, [a, at]] = devices as [(typeof devices)[0], (typeof devices)[0]];
+    await until("the base is below", () => g1.events.some((e) => e.name === "model-cached"));
+    await offered(a, "mnist.1.1");
+    await reducer.close();
+    await until("it is told", () =>
+      g1.events.some((e) => e.name === "uplink-path" && e.path === "region"),
+    );
+    const cut = () => g1.events.filter((e) => e.name === "uplink-lost").length;
+    await giveSite(a, "mnist.1.1", at);
+    await giveSite(a, "mnist.1.2", at);
+    assert.equal(cut(), 0, "its own link was there all the time");
+    const again = await stage.reducer(reducer.port);
+    await until("the Partial arrives", () => again.partials.length === 1);
+    assert.equal(again.partials[0]?.contributors[0]?.updates, 2);
   });
 
   it("goes on with a round after it was stopped in the middle of it", async () => {

@@ -5,6 +5,7 @@ import type { LinkEvent } from "@tributary/proto/tier/events.js";
 export type GatewayEvent =
   | LinkEvent
   | { level: "info"; name: "downstream-started"; gateway: string; port: number }
+  | { level: "info"; name: "uplink-path"; path: string }
   | { level: "error"; name: "gateway-loop"; gateway: string; message: string }
   | { level: "info"; name: "branch-opened"; round: string; gateways: number; devices: number }
   | {

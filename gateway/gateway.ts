@@ -357,6 +357,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         onPath(path) {
           const { whole } = ancestry;
           ancestry.heard(path);
+          events({ level: "info", name: "uplink-path", path: path.join(" < ") });
           downstream?.pathChanged();
           if (!whole && ancestry.whole) rounds.attached();
         },
