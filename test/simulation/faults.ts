@@ -34,7 +34,7 @@ export function scheduleFaults(
     return draw.of(tier as typeof parts).actor;
   };
   const pairs = () => [
-    ...cast.gateways.map(({ settings: { name } }) => [name, "cloud"] as const),
+    ...cast.gateways.map(({ settings: { name, above } }) => [name, above] as const),
     ...cast.devices.map(({ name, home }) => [name, home.name] as const),
   ];
   const downMs = () => draw.scaled(200, 30_000);

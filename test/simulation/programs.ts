@@ -100,7 +100,8 @@ export type GatewayProgram = Program<Gateway> & {
 
 export function gatewayProgram(setting: Setting, gateway: GatewaySettings): GatewayProgram {
   const { network, seed, settings, plant } = setting;
-  const { name, site, uploadSlots } = gateway;
+  const { name, site, uploadSlots, above } = gateway;
+  const below = settings.gateways.some((other) => other.above === name);
   const disk = memoryDisk({ random: seededRandom(`${seed} ${name} disk`) });
   const index = memoryIndex();
   const crashes = seededRandom(`${seed} ${name} crashes`);
@@ -115,7 +116,14 @@ export function gatewayProgram(setting: Setting, gateway: GatewaySettings): Gate
           site,
           gateway: name,
           dataDir: "simulated",
-          upstream: "cloud:1",
+          upstream: `${above}:1`,
+          ...(below && {
+            downstream: {
+              listen: { port: 1 },
+              heartbeatIntervalMs: 2_000,
+              heartbeatMissedMs: 9_000,
+            },
+          }),
           ballastBytes: 0,
           status: { enabled: false },
           uploadSlots,
@@ -130,7 +138,8 @@ export function gatewayProgram(setting: Setting, gateway: GatewaySettings): Gate
           database: (path) =>
             slowDatabase(plant.database(index.database(path)), slow(setting, run)),
           kernel: plant.kernel(),
-          upstream: plant.upstream(simulatedUpstream(network, life, "cloud", clock, random)),
+          upstream: plant.upstream(simulatedUpstream(network, life, above, clock, random)),
+          listenDownstream: serveTier(network, life, random),
           broker: plant.broker(simulatedBroker(network, life, random, settings.duplicateRate)),
         },
       });

@@ -26,6 +26,8 @@ export type Settings = {
 export type GatewaySettings = {
   readonly name: string;
   readonly site: string;
+  /** The cloud, or the gateway above this one. */
+  readonly above: string;
   readonly devices: readonly DeviceSettings[];
   readonly uploadSlots: number;
 };
@@ -89,7 +91,7 @@ export function settingsOf(seed: number): Settings {
     },
     duplicateRate: draw.chance(0.5) ? draw.between(0, 0.2) : 0,
     pace: { leastMs: 0.1, mostMs: draw.scaled(0.5, 80) },
-    trainingMostMs: siteMs * draw.scaled(0.02, 0.7),
+    trainingMostMs: siteMs * draw.scaled(0.02, 0.5),
     hitRate: draw.chance(0.6) ? draw.scaled(0.002, 0.1) : 0,
     hitWithinMs: draw.scaled(1, 100),
     everyMs,
@@ -98,26 +100,44 @@ export function settingsOf(seed: number): Settings {
 
 function drawGateways(draw: Drawer): GatewaySettings[] {
   const count = draw.whole(1, 4);
+  // Most fleets are flat; in others some gateways stand above the rest, up to four tiers in all.
+  const tree = draw.chance(0.4);
   let devices = 0;
-  return Array.from({ length: count }, (_, at) => ({
-    name: `g${at + 1}`,
-    // Now and then two gateways serve one site.
-    site: at > 0 && draw.chance(0.2) ? `s${at}` : `s${at + 1}`,
-    uploadSlots: draw.whole(1, 3),
-    devices: Array.from({ length: draw.whole(1, 4) }, () => ({
-      name: `d${++devices}`,
-      disk: draw.chance(0.85),
-    })),
-  }));
+  return Array.from({ length: count }, (_, at) => {
+    const name = `g${at + 1}`;
+    const above = tree && at > 0 ? draw.of(["cloud", ...earlier(at)]) : "cloud";
+    const regional = tree && at === 0 && count > 1;
+    return {
+      name,
+      // Now and then two gateways serve one site.
+      site: at > 0 && draw.chance(0.2) ? `s${at}` : `s${at + 1}`,
+      above,
+      uploadSlots: draw.whole(1, 3),
+      devices: Array.from({ length: draw.whole(regional ? 0 : 1, 4) }, () => ({
+        name: `d${++devices}`,
+        disk: draw.chance(0.85),
+      })),
+    };
+  });
+}
+
+/** Gateways that may be above the one at a place: at most two, so that no fleet has five tiers. */
+function earlier(at: number): string[] {
+  return Array.from({ length: Math.min(at, 2) }, (_, i) => `g${i + 1}`);
 }
 
 function drawSession(draw: Drawer, gateways: readonly GatewaySettings[]): SessionParams {
-  const sites = new Set(gateways.map(({ site }) => site)).size;
+  // Sites as the cloud tells them apart whether or not it looks below the gateways that it knows.
+  const top = gateways.filter(({ above }) => above === "cloud");
+  const sites = Math.min(
+    new Set(top.map(({ site }) => site)).size,
+    new Set(gateways.filter(({ devices }) => devices.length > 0).map(({ site }) => site)).size,
+  );
   const fraction = draw.chance(0.7) ? 1 : draw.between(0.3, 1);
   const devices = gateways.reduce((sum, gateway) => sum + gateway.devices.length, 0);
   // A quorum that cannot be met would be waited for in vain.
   const pairs = fraction === 1 && gateways.every(({ devices }) => devices.length > 1);
-  const uploadWindowMs = draw.whole(2_000, 6_000);
+  const uploadWindowMs = draw.whole(2_000, 6_000) * (top.length < gateways.length ? 2 : 1);
   const deadlineMs = uploadWindowMs + draw.whole(2_000, 25_000);
   const nMax = draw.of([1, 10, 1_000, 2 ** 20]);
   const fractionBits = draw.whole(0, 20);
