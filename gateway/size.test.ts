@@ -3,6 +3,7 @@ import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { after, describe, it } from "node:test";
 import type { Encoding } from "@tributary/proto/algebra/grid.js";
+import { bufferBudgets } from "./budgets.js";
 import { type SiteLoad, sizeSite } from "./size.js";
 import type { TestDevice } from "./testing/device.js";
 import { samplePlan, sampleUpdate } from "./testing/sample.js";
@@ -95,6 +96,14 @@ describe("the size of a site", () => {
     const without = sizeSite({ ...load, siteRounds: false });
     assert.equal(without.outageRounds, 0);
     assert.ok(without.writtenOffline.bytes < week.writtenOffline.bytes);
+  });
+
+  it("leaves the results their room in the budget that it names", () => {
+    for (const parameters of [1_000, 1_000_000, 100_000_000]) {
+      const { buffer, budget } = sizeSite({ ...load, parameters });
+      const { results } = bufferBudgets({ budgetBytes: budget.bytes, buffers: {} });
+      assert.ok(results >= buffer.bytes, `${parameters}`);
+    }
   });
 
   it("grows with devices, parameters and rounds", () => {

@@ -22,8 +22,10 @@ export type Figure = { readonly name: string; readonly bytes: number; readonly f
 export type SiteSize = {
   /** Sizes that the others are made of. */
   readonly parts: readonly Figure[];
-  /** The least `budgetBytes`: what is kept at the worst moment of the outage. */
+  /** Results that are kept at the worst moment of the outage. */
   readonly buffer: Figure;
+  /** The least `budgetBytes` that has room for them beside the other classes' shares. */
+  readonly budget: Figure;
   /** Resident memory of the process, about. */
   readonly memory: Figure;
   /** Bytes written in a day with the uplink, and in one without it; flash wears by these. */
@@ -45,10 +47,12 @@ const INDEX_ROUND_BYTES = 32 * 1024;
 const INDEX_DEVICE_BYTES = 800;
 /** The site's time and rate, once a minute at most, each at least a page of flash. */
 const NOTES_DAY_BYTES = 1_600 * 4_096;
-/** Node.js with the gateway's code, the part cache and buffers kept for reuse. */
-const PROCESS_BYTES = 110e6 + limits.partCacheBytes;
+/** Node.js with the gateway's code, a full part cache among it. */
+const PROCESS_BYTES = 127e6;
 const DEVICE_BYTES = 24_000;
 const HOUR_MS = 3_600_000;
+/** Control, metrics and logs take a sixteenth of the budget each, or less: see `bufferBudgets`. */
+const BUDGET_FACTOR = 16 / 13;
 
 /**
  * What a site needs, from formulas: `P` parameters, `N` devices, `b` bytes a value. The journal is
@@ -65,6 +69,7 @@ export function sizeSite(load: SiteLoad): SiteSize {
   const index = INDEX_ROUND_BYTES + INDEX_DEVICE_BYTES * devices;
   const state = siteRounds ? partial : 0;
   const waiting = limits.mergeWaiting + 1;
+  const buffer = journal + partial + state + waiting * partial;
   const roundOffline = siteRounds ? journal + state + model + index : 0;
   const day = 24 * roundsPerHour;
   return {
@@ -75,9 +80,10 @@ export function sizeSite(load: SiteLoad): SiteSize {
       figure("model file", model, "4 P"),
       figure("index, a round", index, `${INDEX_ROUND_BYTES} + ${INDEX_DEVICE_BYTES} N`),
     ],
+    budget: figure("budgetBytes, at least", Math.ceil(buffer * BUDGET_FACTOR), "16/13 results"),
     buffer: figure(
-      "buffer",
-      journal + partial + state + waiting * partial,
+      "results kept at most",
+      buffer,
       `journal + Partial${siteRounds ? " + site state (a Partial)" : ""} + ${waiting} waiting Partials`,
     ),
     memory: figure(

@@ -10,6 +10,8 @@ export const cliLimits = {
   listedMax: 100_000,
   /** A longer session file is not read. */
   sessionFileBytesMax: 1024 * 1024,
+  /** Between two looks at a gateway's status that is watched. */
+  statusWatchMs: 2_000,
   /** Between two looks at a session that is followed. */
   followMs: 500,
   /** While following, the cloud may be out of reach for so long: it may be starting again. */

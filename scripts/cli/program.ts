@@ -1,6 +1,9 @@
 import { Command } from "commander";
 import { addCompletion } from "./completion.js";
 import { addDeviceList, addGatewayList } from "./fleet.js";
+import { addGatewayRepair } from "./gateway-repair.js";
+import { addGatewaySize } from "./gateway-size.js";
+import { addGatewayStatus } from "./gateway-status.js";
 import { addModelCommands } from "./model.js";
 import { addSessionCommands } from "./session.js";
 import { addPredict, addStart } from "./tiers.js";
@@ -9,9 +12,9 @@ import { defaultUrl, type World } from "./world.js";
 const exitCodesHelp = `
 Exit codes:
   0   done
-  1   the cloud, or the device's model, refused
+  1   the cloud, or the device's model, refused; damage was found
   64  the command line is wrong
-  69  the cloud cannot be reached
+  69  the cloud, or the gateway, cannot be reached
   70  a defect of this command
   73  a file cannot be written
   78  the config is wrong`;
@@ -42,8 +45,14 @@ export function createProgram(world: World, version: string): Command {
 
   const cloud = group("cloud", "run the cloud");
   addStart(cloud, world, "cloud", version);
-  const gateway = group("gateway", "run a gateway, or list those of the cloud");
+  const gateway = group(
+    "gateway",
+    "run, watch, size or repair a gateway, or list those of the cloud",
+  );
   addStart(gateway, world, "gateway", version);
+  addGatewayStatus(gateway, world);
+  addGatewaySize(gateway, world);
+  addGatewayRepair(gateway, world);
   addGatewayList(gateway, world);
   const device = group("device", "run a device, let it predict, or list those of the cloud");
   addStart(device, world, "device", version);
