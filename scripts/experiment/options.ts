@@ -1,6 +1,7 @@
 import { Command, InvalidArgumentError, Option } from "commander";
+import { wrapped } from "../cli/text/wrap.js";
 import type { Experiment, Given } from "./experiment.js";
-import { WIDTH, wrapped } from "./outcome.js";
+import { WIDTH } from "./outcome.js";
 
 export type Choice = {
   readonly experiment: Experiment;

@@ -102,7 +102,7 @@ export async function downloadModel(api: Api, model: string): Promise<Uint8Array
   return Buffer.concat(pieces);
 }
 
-/** Training rounds so far, the open one included: what faults and the progress bar count in. */
+/** Training rounds so far, the open one included: what faults count in. */
 function trainingRound(session: SessionView): number {
   return session.counts.models + (session.round?.task === "train" ? 1 : 0);
 }
@@ -132,7 +132,8 @@ function progressOf(
 ): Progress {
   const members = new Map(session.round?.gateways.map((member) => [member.gateway, member]));
   return {
-    round: trainingRound(session),
+    // The one that is open, or that comes next.
+    round: Math.min(spec.params.rounds ?? 0, session.counts.models + 1),
     rounds: spec.params.rounds ?? 0,
     done: session.counts.models,
     phase: `${session.id}: ${session.activity}`,

@@ -1,4 +1,5 @@
 import { createApi } from "../cli/api.js";
+import { wrapped } from "../cli/text/wrap.js";
 import { type BufferWatch, watchBuffers } from "./buffers.js";
 import {
   createFaultSchedule,
@@ -26,6 +27,9 @@ export type PilotRun = {
   readonly startMs: number;
   readonly elapsedMs: () => number;
 };
+
+/** Columns of a plain terminal. */
+const NOTE_COLUMNS = 80;
 
 /** Runs the floor from start to stop and says what happened. */
 export async function runPilot(run: PilotRun): Promise<PilotReport> {
@@ -68,7 +72,7 @@ async function withFloor(
   const faults: FaultEntry[] = [];
   let finalModel: Uint8Array | undefined;
   const { outage } = run.options;
-  if (outage !== undefined) view.note(outageNote(outage));
+  if (outage !== undefined) view.note(wrapped(outageNote(outage), NOTE_COLUMNS).join("\n"));
   await assembled(
     api,
     mode.sites.reduce((sum, site) => sum + site.devices.length, 0),

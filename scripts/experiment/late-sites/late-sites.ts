@@ -124,7 +124,11 @@ async function runArm(
   { rounds, every, seed }: Size & { readonly seed: number },
   show: (round: number) => Promise<void>,
 ): Promise<Look[]> {
-  const root = createRoot(aggregation, SITES);
+  const sites = [...fleet.others, fleet.late];
+  const root = createRoot(
+    aggregation,
+    new Map(sites.map(({ name, devices }) => [name, devices.length])),
+  );
   const work: Work = (site, base) => sitePartial(kernel, site, base, seed);
   const course = courseOf(aggregation, root, fleet, work, contact);
   const looks: Look[] = [];

@@ -1,11 +1,8 @@
-import { type Aggregation, ageMax } from "@tributary/cloud/aggregation.js";
+import type { Aggregation } from "@tributary/cloud/aggregation.js";
 import { publishedWeights, startOptimizer, stepOptimizer } from "@tributary/cloud/optimizer.js";
 import { type OptimizerParams, optimizerSchema } from "@tributary/cloud/params.js";
-import {
-  addScaled,
-  memoryCoefficients,
-  stalenessCoefficients,
-} from "@tributary/cloud/staleness.js";
+import { decidePool, type PoolEntry } from "@tributary/cloud/pool.js";
+import { addScaled } from "@tributary/cloud/staleness.js";
 import { parameterCount } from "@tributary/proto/algebra/layout.js";
 import { meanFloat64, merge, type Partial } from "@tributary/proto/algebra/partial.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
@@ -36,32 +33,41 @@ export type Root = {
   step(): void;
 };
 
-/**
- * @param sites of equal population; all of them are registered from the start
- */
-export function createRoot(aggregation: Aggregation, sites: number): Root {
+/** @param populations of every site, from the start */
+export function createRoot(
+  aggregation: Aggregation,
+  populations: ReadonlyMap<string, number>,
+): Root {
   let state = startOptimizer(optimizer, new Float64Array(parameterCount(softmaxLayout)));
   let head = modelOf(0, publishedWeights(state));
-  let waiting: Partial[] = [];
-  const slots = new Map<string | null, Partial>();
-  const deltaOf =
-    aggregation.kind === "site-memory"
-      ? () => memoryDelta(slots, aggregation, head, sites)
-      : () => discountedDelta(waiting, aggregation, head);
+  let held: readonly Held[] = [];
+  let delivered = 0;
   return {
     get head() {
       return head;
     },
     get waiting() {
-      return waiting.reduce((sum, { contributors }) => sum + contributors.length, 0);
+      return held.reduce((sum, { applied, contributors }) => sum + (applied ? 0 : contributors), 0);
     },
     deliver(partial) {
-      waiting.push(partial);
-      slots.set(partial.site, partial);
+      held = [...held, heldOf(partial, delivered++)];
     },
     step() {
-      const delta = deltaOf();
-      waiting = [];
+      const ageOf = (base: string) => head.version - (splitNumberedId(base)?.number ?? 0);
+      const world = { aggregation, totalMax: Number(TOTAL_MAX), ageOf, populations };
+      const { groups } = decidePool(world, held);
+      const partials = new Map(held.map(({ identity, partial }) => [identity, partial]));
+      let delta: Float64Array | undefined;
+      for (const { coefficient, entries } of groups)
+        delta = addScaled(delta, coefficient, meanFloat64(sumOf(entries, partials)));
+      // Site memory carries a delta on until a newer one of its site, or its age, drops it.
+      const kept = new Set(groups.flatMap(({ entries }) => entries.map((entry) => entry.identity)));
+      held =
+        aggregation.kind === "site-memory"
+          ? held
+              .filter(({ identity }) => kept.has(identity))
+              .map((entry) => ({ ...entry, applied: true }))
+          : [];
       if (delta === undefined) return;
       state = stepOptimizer(optimizer, state, delta);
       head = modelOf(head.version + 1, publishedWeights(state));
@@ -69,74 +75,35 @@ export function createRoot(aggregation: Aggregation, sites: number): Root {
   };
 }
 
+type Held = PoolEntry & { readonly partial: Partial };
+
+function heldOf(partial: Partial, sequence: number): Held {
+  return {
+    identity: String(sequence),
+    site: partial.site ?? "",
+    base: partial.base,
+    samples: Number(partial.weight),
+    contributors: partial.contributors.length,
+    applied: false,
+    partial,
+  };
+}
+
+function sumOf(entries: readonly PoolEntry[], partials: ReadonlyMap<string, Partial>): Partial {
+  return entries
+    .map(({ identity }) => {
+      const partial = partials.get(identity);
+      if (partial === undefined) throw new Error(`no Partial ${identity}`);
+      return partial;
+    })
+    .reduce((a, b) => {
+      const sum = merge(a, b, TOTAL_MAX);
+      if (!sum.ok) throw new Error(`${sum.code}: ${sum.message}`);
+      return sum.partial;
+    });
+}
+
 function modelOf(version: number, weights: Float32Array): Model {
   const bytes = new Uint8Array(weights.buffer, weights.byteOffset, weights.byteLength);
   return { version, id: numberedId(SESSION, version), digest: sha256(bytes), weights };
-}
-
-/** Sync and buffered: exact sums by base, discounted by their age. */
-function discountedDelta(
-  partials: readonly Partial[],
-  { staleness, maxStaleness }: Exclude<Aggregation, { kind: "site-memory" }>,
-  head: Model,
-): Float64Array | undefined {
-  const groups = byBase(partials.filter((partial) => ageOf(partial, head) <= maxStaleness));
-  const coefficients = stalenessCoefficients(
-    staleness,
-    groups.map((group) => ({ samples: Number(group.weight), age: ageOf(group, head) })),
-  );
-  return weightedSum(groups, coefficients);
-}
-
-/** Site memory: each site's newest delta by its age, in ascending order of base. */
-function memoryDelta(
-  slots: ReadonlyMap<string | null, Partial>,
-  aggregation: Extract<Aggregation, { kind: "site-memory" }>,
-  head: Model,
-  sites: number,
-): Float64Array | undefined {
-  const kept = [...slots.values()]
-    .filter((partial) => ageOf(partial, head) <= ageMax(aggregation))
-    .sort((a, b) => versionOf(a) - versionOf(b));
-  const coefficients = memoryCoefficients(
-    aggregation.halfLife,
-    sites,
-    kept.map((partial) => ({ population: 1, age: ageOf(partial, head) })),
-  );
-  return weightedSum(kept, coefficients);
-}
-
-function byBase(partials: readonly Partial[]): Partial[] {
-  const groups = new Map<string, Partial>();
-  for (const partial of partials) {
-    const group = groups.get(partial.base);
-    groups.set(partial.base, group === undefined ? partial : merged(group, partial));
-  }
-  return [...groups.values()].sort((a, b) => versionOf(a) - versionOf(b));
-}
-
-function merged(a: Partial, b: Partial): Partial {
-  const sum = merge(a, b, TOTAL_MAX);
-  if (!sum.ok) throw new Error(`${sum.code}: ${sum.message}`);
-  return sum.partial;
-}
-
-function weightedSum(
-  groups: readonly Partial[],
-  coefficients: readonly number[],
-): Float64Array | undefined {
-  return groups.reduce<Float64Array | undefined>(
-    (delta, group, at) => addScaled(delta, coefficients[at] as number, meanFloat64(group)),
-    undefined,
-  );
-}
-
-function versionOf({ base }: Pick<Partial, "base">): number {
-  const version = splitNumberedId(base)?.number;
-  if (version === undefined) throw new Error(`${base} is not a model`);
-  return version;
-}
-
-function ageOf(partial: Partial, head: Model): number {
-  return head.version - versionOf(partial);
 }
