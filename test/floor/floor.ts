@@ -1,7 +1,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Cloud, createCloud } from "@tributary/cloud/cloud.js";
+import { type Cloud, type CloudOptions, createCloud } from "@tributary/cloud/cloud.js";
 import { configSchema as cloudConfig } from "@tributary/cloud/config.js";
 import type { CloudEvent } from "@tributary/cloud/events.js";
 import type { SessionView } from "@tributary/cloud/session-view.js";
@@ -34,7 +34,7 @@ type GatewayPlace = {
 /** The tiers of one test, on free ports and in a folder of their own; `close` takes all of it away. */
 export type Floor = {
   readonly dir: string;
-  cloud(): Promise<FloorCloud>;
+  cloud(parts?: Partial<Pick<CloudOptions, "clock" | "disk" | "store">>): Promise<FloorCloud>;
   gateway(name: string, place: GatewayPlace): Promise<FloorGateway>;
   device(
     name: string,
@@ -60,13 +60,14 @@ export async function openFloor(): Promise<Floor> {
   let files = 0;
   return {
     dir,
-    async cloud() {
+    async cloud(parts) {
       const log = createEventLog<CloudEvent>("cloud");
       const dataDir = join(dir, "cloud");
       const cloud = await createCloud({
         config: cloudConfig.parse({ dataDir, grpc: { port: 0 }, http: { port: 0 } }),
         softwareVersion: "test",
         events: log.add,
+        ...parts,
       });
       teardown.push(() => cloud.close());
       return { ...cloud, ...log, api: createApi({ url: `http://127.0.0.1:${cloud.httpPort}` }) };
