@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
+import { EventEmitter, once } from "node:events";
 import { connect, createServer, type Socket } from "node:net";
 import { afterEach, describe, it } from "node:test";
-import { systemClock } from "@tributary/proto/host/clock.js";
+import { type Clock, createManualClock, systemClock } from "@tributary/proto/host/clock.js";
 import { seededRandom } from "@tributary/proto/host/random.js";
 import { refuse } from "@tributary/proto/wire/verdict.js";
 import type { DeviceRecord } from "./devices.js";
@@ -11,7 +11,7 @@ import { openTestReducer } from "./testing/reducer.js";
 import { samplePlan } from "./testing/sample.js";
 import { until } from "./testing/wait.js";
 import { createUplink, type UplinkHandlers } from "./uplink.js";
-import { createUpstream } from "./upstream.js";
+import { type AttachCall, createUpstream, type Upstream } from "./upstream.js";
 
 const open: (() => unknown)[] = [];
 afterEach(async () => {
@@ -21,9 +21,17 @@ afterEach(async () => {
 const record: DeviceRecord = { sdk: "test/1", attributes: { cores: 2 } };
 
 function uplinkTo(address: string, devices: Map<string, DeviceRecord>, handlers = {}) {
-  const events: GatewayEvent[] = [];
   const clock = systemClock();
-  const upstream = createUpstream(address, clock);
+  return uplinkOn(createUpstream(address, clock), clock, devices, handlers);
+}
+
+function uplinkOn(
+  upstream: Upstream,
+  clock: Clock,
+  devices: Map<string, DeviceRecord>,
+  handlers = {},
+) {
+  const events: GatewayEvent[] = [];
   const defaults: UplinkHandlers = {
     onAttached() {},
     onPath() {},
@@ -244,6 +252,39 @@ describe("the uplink", () => {
     assert.equal(list?.all, true);
     assert.equal(list?.joined.length, 2);
     assert.ok(events.some((e) => e.name === "uplink-lost"));
+  });
+
+  it("tries less and less often a link that attaches and breaks at once, until one lasts", () => {
+    const clock = createManualClock();
+    const calls: EventEmitter[] = [];
+    const attach = () => {
+      const call = Object.assign(new EventEmitter(), { write: () => true, cancel() {} });
+      calls.push(call);
+      return call as unknown as AttachCall;
+    };
+    const upstream = { attach, close() {} } as unknown as Upstream;
+    const { events } = uplinkOn(upstream, clock, new Map());
+    const welcome = {
+      protocolVersion: 1,
+      upstream: "cloud",
+      heartbeatIntervalMs: 250,
+      path: ["cloud"],
+      nowMs: 0n,
+    };
+    const live = (ms: number) => {
+      const call = calls.at(-1);
+      call?.emit("data", { message: { $case: "welcome", value: welcome } });
+      clock.advance(ms);
+      call?.emit("error", new Error("reset"));
+      const lost = events.filter((event) => event.name === "uplink-lost").at(-1);
+      clock.advance(lost?.retryMs ?? 0);
+      return lost?.retryMs ?? -1;
+    };
+    const waits = Array.from({ length: 200 }, () => live(1));
+    assert.ok(Math.max(...waits.slice(3)) > 40, "waits grow to the cap of 50 ms");
+    live(300);
+    const steady = Array.from({ length: 200 }, () => live(300));
+    assert.ok(Math.max(...steady) <= 10, "a link that lasted starts at the base of 10 ms");
   });
 
   it("notices a half-open link", async () => {

@@ -208,7 +208,6 @@ export function createUplink(options: UplinkOptions): Uplink {
     }
     welcomeTimer?.cancel();
     attempt.attached = true;
-    failures = 0;
     events({ level: "info", name: "uplink-attached", upstream: value.upstream });
     pending = emptyPending();
     pending.ready = fullDeviceList(facts.devices());
@@ -229,7 +228,11 @@ export function createUplink(options: UplinkOptions): Uplink {
     beatMs = clock.monotonicMs();
     const value = { sequence: ++beats, ...facts.heartbeat() };
     if (!draining) write(attempt, { message: { $case: "heartbeat", value } });
-    beatTimer = clock.setTimer(intervalMs, () => beat(attempt, intervalMs));
+    beatTimer = clock.setTimer(intervalMs, () => {
+      // One that attaches and breaks at once, again and again, is tried less and less often.
+      failures = 0;
+      beat(attempt, intervalMs);
+    });
   }
 
   function write(attempt: Attempt, message: AttachRequest): void {
