@@ -14,13 +14,15 @@ import { until } from "./testing/wait.js";
 const stage = createStage();
 afterEach(() => stage.close());
 
+/** Of the system, where there are any. */
+const tools = { mount: "mount", unmount: "umount" };
 const DISK_BYTES = 16 * 1024 * 1024;
 const PIECE = new Uint8Array(64 * 1024);
 
 /** A file system of its own, to be filled; undefined where this user may not mount one. */
 async function mountSmallDisk() {
   const dir = await mkdtemp(join(tmpdir(), "gateway-full-"));
-  const mounted = spawnSync("mount", ["-t", "tmpfs", "-o", `size=${DISK_BYTES}`, "tmpfs", dir]);
+  const mounted = spawnSync(tools.mount, ["-t", "tmpfs", "-o", `size=${DISK_BYTES}`, "tmpfs", dir]);
   if (mounted.status !== 0) {
     await rm(dir, { recursive: true });
     return undefined;
@@ -43,7 +45,7 @@ async function mountSmallDisk() {
     },
     empty: () => rm(join(dir, "fill")),
     async unmount() {
-      spawnSync("umount", ["-l", dir]);
+      spawnSync(tools.unmount, ["-l", dir]);
       await rm(dir, { recursive: true, force: true });
     },
   };

@@ -36,8 +36,7 @@ import { openStatusPage } from "./status-server.js";
 import type { StatusView } from "./status-view.js";
 import { createStorage, type Storage } from "./storage.js";
 import { type Database, openStore } from "./store.js";
-import { createTelemetry, type Telemetry } from "./telemetry.js";
-import { openTelemetryBuffer } from "./telemetry-buffer.js";
+import { openTelemetry, type Telemetry } from "./telemetry.js";
 import { createUplink, type Uplink, type UplinkFacts } from "./uplink.js";
 import { createUpstream, type Upstream } from "./upstream.js";
 import { watchWrites } from "./watched-disk.js";
@@ -144,15 +143,12 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const attached = () => uplink?.attached ?? false;
 
     const rate = createRate(config.uplink.bytesPerSecond, clock);
-    const about = { disk, store, random };
     const budgets = bufferBudgets(config);
-    telemetry = createTelemetry({
-      metrics: await openTelemetryBuffer({
-        ...about,
-        name: "metrics",
-        budgetBytes: budgets.metrics,
-      }),
-      logs: await openTelemetryBuffer({ ...about, name: "logs", budgetBytes: budgets.logs }),
+    const notes = await openTelemetry({
+      disk,
+      store,
+      random,
+      budgets,
       send: (message) => uplink?.telemetry(message) ?? false,
       sample: () => report.sample(),
       writable: () => storage?.state === "ok",
@@ -160,7 +156,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       clock,
       nowMs: time.nowMs,
     });
-    teardown.push(() => telemetry?.close());
+    telemetry = notes;
+    teardown.push(() => notes.close());
     const shipping: Shipping = createShipping({
       gateway,
       incarnation: store.incarnation,
@@ -251,22 +248,14 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const usedBytes = () => outbox.bytes + rounds.journalBytes;
     storage = await createStorage({
       disk,
-      clock,
-      use: {
-        usedBytes,
-        promisedBytes: () => rounds.promisedBytes,
-        outboxPartials: () => outbox.count,
-        telemetry: () => telemetry?.use() ?? [],
-      },
+      store,
+      outbox,
+      telemetry: notes,
+      use: { usedBytes, promisedBytes: () => rounds.promisedBytes },
       budgets,
       reserveDiskBytes: config.reserveDiskBytes,
       ballast,
-      async probe() {
-        await disk.writeFileAtomic("probe", [new Uint8Array(512)]);
-        await store.putNote("probe", clock.monotonicMs(), { sync: true });
-      },
-      makeRoom: (bytes) => telemetry?.makeRoom(bytes),
-      condense: () => void outbox.condense(),
+      clock,
       events,
     });
     const kept = storage;

@@ -283,9 +283,7 @@ export async function openOutbox(
     },
     async release(round) {
       await inOrder(async () => {
-        const released = entries
-          .filter(({ held }) => held === round)
-          .map(({ held: _, ...entry }): OutboxRecord => entry);
+        const released = entries.flatMap(({ held, ...entry }) => (held === round ? [entry] : []));
         if (released.length === 0) return;
         await index(store.markPartials(released));
         const bySequence = new Map(released.map((entry) => [entry.sequence, entry]));

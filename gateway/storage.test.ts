@@ -22,17 +22,28 @@ async function bench(changes: Partial<StorageOptions> = {}) {
       freeBytes: async () => facts.free,
       list: async () => [],
       openRead: () => Promise.reject(new Error("unused")),
+      async writeFileAtomic() {
+        if (!facts.probe) throw new TributaryError("disk-full", "no", { retryable: true });
+      },
     },
-    clock,
-    use: {
-      usedBytes: () => facts.used,
-      promisedBytes: () => facts.promised,
-      outboxPartials: () => facts.count,
-      telemetry: () => [
+    store: { putNote: async () => {} },
+    outbox: {
+      get count() {
+        return facts.count;
+      },
+      async condense() {
+        asked.push("condense");
+      },
+    },
+    telemetry: {
+      use: () => [
         { name: "metrics", bytes: 7, evicted: 1 },
         { name: "logs", bytes: 8, evicted: 2 },
       ],
+      makeRoom: (bytes) => asked.push(`make room for ${bytes}`),
     },
+    clock,
+    use: { usedBytes: () => facts.used, promisedBytes: () => facts.promised },
     budgets,
     reserveDiskBytes: 100,
     ballast: {
@@ -48,11 +59,6 @@ async function bench(changes: Partial<StorageOptions> = {}) {
         return true;
       },
     },
-    async probe() {
-      if (!facts.probe) throw new TributaryError("disk-full", "no", { retryable: true });
-    },
-    makeRoom: (bytes) => asked.push(`make room for ${bytes}`),
-    condense: () => asked.push("condense"),
     events: (event) => events.push(event),
     ...changes,
   });
@@ -82,6 +88,7 @@ describe("the storage budget", () => {
         freeBytes: async () => 600,
         list: async () => [],
         openRead: () => Promise.reject(new Error("unused")),
+        writeFileAtomic: async () => {},
       },
     });
     short.facts.promised = 300;
@@ -102,6 +109,7 @@ describe("the storage budget", () => {
         freeBytes: () => Promise.reject(new Error("gone")),
         list: async () => [],
         openRead: () => Promise.reject(new Error("gone")),
+        writeFileAtomic: () => Promise.reject(new Error("gone")),
       },
     });
     assert.equal(silent.storage.state, "full");

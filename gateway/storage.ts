@@ -6,6 +6,9 @@ import type { Ballast } from "./ballast.js";
 import type { BufferBudgets, BufferClass } from "./budgets.js";
 import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
+import type { Outbox } from "./outbox.js";
+import type { Store } from "./store.js";
+import type { Telemetry } from "./telemetry.js";
 
 /**
  * Why no more results are taken. `budget`: their share of the budget is used up. `full`: the disk is
@@ -27,9 +30,6 @@ export type StorageUse = {
   usedBytes(): number;
   /** What the open rounds' Partials will take once sealed, in bytes. */
   promisedBytes(): number;
-  outboxPartials(): number;
-  /** Metrics and logs that wait for the uplink. */
-  telemetry(): readonly Omit<ClassUse, "budgetBytes">[];
 };
 
 export type Storage = StorageFacts & {
@@ -45,19 +45,16 @@ export type Storage = StorageFacts & {
 };
 
 export type StorageOptions = {
-  readonly disk: Pick<Disk, "freeBytes" | "list" | "openRead">;
+  readonly disk: Pick<Disk, "freeBytes" | "list" | "openRead" | "writeFileAtomic">;
+  readonly store: Pick<Store, "putNote">;
+  readonly outbox: Pick<Outbox, "count" | "condense">;
+  readonly telemetry: Pick<Telemetry, "use" | "makeRoom">;
   readonly clock: Clock;
   readonly use: StorageUse;
   readonly budgets: BufferBudgets;
   /** Free space of the disk that is left to others, in bytes. */
   readonly reserveDiskBytes: number;
   readonly ballast: Pick<Ballast, "held" | "bytes" | "make" | "release">;
-  /** Writes something small to disk and index; rejects as any write would now. */
-  readonly probe: () => Promise<void>;
-  /** Gives up logs, then metrics, oldest first, until so many bytes are free. */
-  readonly makeRoom: (bytes: number) => void;
-  /** Merges what waits in the outbox. */
-  readonly condense: () => void;
   readonly events: GatewayEvents;
 };
 
@@ -70,7 +67,8 @@ const INDEX_DIR = "index";
  * refused at the door; none that was taken is ever given up. Logs, then metrics, make way for them.
  */
 export async function createStorage(options: StorageOptions): Promise<Storage> {
-  const { disk, clock, use, budgets, reserveDiskBytes, ballast, events } = options;
+  const { disk, store, outbox, telemetry, clock, use, budgets, ballast, events } = options;
+  const { reserveDiskBytes } = options;
   let freeBytes = 0;
   let controlBytes = 0;
   let readMs = Number.NEGATIVE_INFINITY;
@@ -107,7 +105,7 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
   /** What stands against so many bytes more. */
   function roomFor(bytes: number): StorageState {
     if (broken !== undefined) return broken;
-    if (use.outboxPartials() >= limits.outboxPartials) return "budget";
+    if (outbox.count >= limits.outboxPartials) return "budget";
     const promised = use.promisedBytes();
     // Control that outgrows its share takes from the results', never from the disk's reserve.
     const overgrown = Math.max(0, controlBytes - budgets.control);
@@ -138,12 +136,18 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     );
   }
 
+  /** Writes something small to disk and index; rejects as any write would now. */
+  async function probe(): Promise<void> {
+    await disk.writeFileAtomic("probe", [new Uint8Array(512)]);
+    await store.putNote("probe", clock.monotonicMs(), { sync: true });
+  }
+
   async function recover(): Promise<void> {
     reading ??= read();
     await reading;
     if (broken === undefined || closed) return;
     try {
-      await options.probe();
+      await probe();
       broken = undefined;
     } catch (cause) {
       broken = troubleOf(cause) ?? broken;
@@ -162,7 +166,7 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     classes() {
       const results = { name: "results" as const, bytes: use.usedBytes(), evicted: 0 };
       const control = { name: "control" as const, bytes: controlBytes, evicted: 0 };
-      return [control, results, ...use.telemetry()].map((part) => ({
+      return [control, results, ...telemetry.use()].map((part) => ({
         ...part,
         budgetBytes: budgets[part.name],
       }));
@@ -174,9 +178,9 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
       const found = state === "ok" ? roomFor(bytes) : state;
       if (found === "ok") return true;
       if (state === "ok") wantedBytes = bytes;
-      if (found === "budget" || found === "full") options.condense();
+      if (found === "budget" || found === "full") void outbox.condense();
       if (found === "full") {
-        options.makeRoom(bytes + use.promisedBytes() + keptFree() - freeBytes);
+        telemetry.makeRoom(bytes + use.promisedBytes() + keptFree() - freeBytes);
       }
       settle(found);
       return false;

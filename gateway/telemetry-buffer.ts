@@ -198,7 +198,11 @@ export async function openTelemetryBuffer(
       try {
         const journal = await open(path);
         segment.bytes = journal.sizeBytes;
-        await journal.read(() => void segment.count++).finally(() => journal.close());
+        try {
+          await journal.read(() => void segment.count++);
+        } finally {
+          await journal.close();
+        }
       } catch {
         segment.count = 0;
       }

@@ -2,11 +2,16 @@ import type { Telemetry as Message } from "@tributary/proto/gen/tributary/v1/red
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
+import type { BufferBudgets } from "./budgets.js";
 import type { GatewayEvent } from "./events.js";
 import { limits } from "./limits.js";
 import type { Rate } from "./rate.js";
 import type { ClassUse } from "./storage.js";
-import type { TelemetryBuffer } from "./telemetry-buffer.js";
+import {
+  openTelemetryBuffer,
+  type TelemetryBuffer,
+  type TelemetryBufferOptions,
+} from "./telemetry-buffer.js";
 
 /** What a gateway reports of itself once a minute: whole numbers, but for flags. */
 export type Sample = Readonly<Record<string, number | boolean>>;
@@ -27,9 +32,8 @@ export type Telemetry = {
   close(): Promise<void>;
 };
 
-export type TelemetryOptions = {
-  readonly metrics: TelemetryBuffer;
-  readonly logs: TelemetryBuffer;
+export type TelemetryOptions = Omit<TelemetryBufferOptions, "name" | "budgetBytes"> & {
+  readonly budgets: Pick<BufferBudgets, "metrics" | "logs">;
   /** Hands a message to the link; false when it takes none now. */
   readonly send: (message: Message) => boolean;
   readonly sample: () => Sample;
@@ -51,17 +55,16 @@ type Class = {
   busy: boolean;
 };
 
-export function createTelemetry(options: TelemetryOptions): Telemetry {
-  const { clock, rate, nowMs } = options;
-  const classOf = (name: Class["name"]): Class => ({
-    name,
-    buffer: options[name],
-    receiptedTo: 0,
-    sending: undefined,
-    busy: false,
-  });
-  const metrics = classOf("metrics");
-  const logs = classOf("logs");
+/** Opens what a run before left, too. Never rejects for a disk that cannot be written. */
+export async function openTelemetry(options: TelemetryOptions): Promise<Telemetry> {
+  const { disk, store, random, budgets, clock, rate, nowMs } = options;
+  const open = async (name: Class["name"]): Promise<Class> => {
+    const budgetBytes = budgets[name];
+    const buffer = await openTelemetryBuffer({ disk, store, random, name, budgetBytes });
+    return { name, buffer, receiptedTo: 0, sending: undefined, busy: false };
+  };
+  const metrics = await open("metrics");
+  const logs = await open("logs");
   const classes = [metrics, logs];
   let minuteTimer: Timer | undefined;
   let sendTimer: Timer | undefined;
