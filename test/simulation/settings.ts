@@ -105,7 +105,7 @@ function drawGateways(draw: Drawer): GatewaySettings[] {
   let devices = 0;
   return Array.from({ length: count }, (_, at) => {
     const name = `g${at + 1}`;
-    const above = tree && at > 0 ? draw.of(["cloud", ...earlier(at)]) : "cloud";
+    const above = tree ? aboveOf(draw, at) : "cloud";
     const regional = tree && at === 0 && count > 1;
     return {
       name,
@@ -121,9 +121,10 @@ function drawGateways(draw: Drawer): GatewaySettings[] {
   });
 }
 
-/** Gateways that may be above the one at a place: at most two, so that no fleet has five tiers. */
-function earlier(at: number): string[] {
-  return Array.from({ length: Math.min(at, 2) }, (_, i) => `g${i + 1}`);
+/** What stands above a gateway of a tree: the first has one below it, and none has five tiers. */
+function aboveOf(draw: Drawer, at: number): string {
+  if (at === 0) return "cloud";
+  return at === 1 ? "g1" : draw.of(["cloud", "g1", "g2"]);
 }
 
 function drawSession(draw: Drawer, gateways: readonly GatewaySettings[]): SessionParams {
