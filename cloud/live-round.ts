@@ -57,6 +57,8 @@ export type LiveRound = {
   /** Every Partial that it accepted, in order of arrival. */
   all(): readonly HeldPartial[];
   figures(gateway: string, figures: Figures): void;
+  /** Contributions to this round that a gateway has brought: in one Partial, or in one for each site. */
+  brought(gateway: string): number;
   /** Visits the Partials of these identities with their bytes, one in memory at a time. */
   each(
     identities: readonly string[],
@@ -133,6 +135,12 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
     return { identity: identityText(identity), gateway, sites, contributors: count, samples };
   };
 
+  const broughtBy = (gateway: string, arriving: readonly RoundPartial[]) =>
+    [...state.partials, ...state.overflow, ...arriving]
+      .filter((partial) => partial.gateway === gateway)
+      .flatMap(({ sites }) => Object.values(sites))
+      .reduce((sum, count) => sum + count, 0);
+
   return {
     row,
     plan,
@@ -152,7 +160,10 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
         partial,
       );
       if (!admitted.ok) return admitted;
-      const arrived = { kind: "partial", partial: roundPartial(identity, partial), nowMs } as const;
+      const taken = roundPartial(identity, partial);
+      const brought = broughtBy(identity.gateway, [taken]);
+      const more = brought < (figures.get(identity.gateway)?.folded ?? 0);
+      const arrived = { kind: "partial", partial: { ...taken, more }, nowMs } as const;
       return { ok: true, step: stepRound(state, arrived) };
     },
     async keep(partial, bytes) {
@@ -175,6 +186,7 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
     },
     held: (identity) => held.get(identity),
     all: () => [...held.values()],
+    brought: (gateway) => broughtBy(gateway, []),
     figures(gateway, reported) {
       if (rosters.has(gateway)) figures.set(gateway, reported);
     },

@@ -80,6 +80,18 @@ test("the round closes at once when every gateway delivered or said it has nothi
   }
 });
 
+test("a gateway that brings its round in several Partials is waited for until it has brought all", () => {
+  const both = [arrives(partial("g1", "ab")), arrives(partial("g2", "de"))];
+  const first = { ...partial("g3", "f", 1, "east"), more: true };
+  assert.equal(run(open(), [...both, arrives(first)]).close, undefined);
+  const second = partial("g3", "g", 1, "west");
+  const { close } = run(open({ siteQuorum: 1 }), [...both, arrives(first), arrives(second)]);
+  assert.equal(close?.merged.length, 4);
+  // It has less than it last said: what it sealed is here already.
+  const sealed = { kind: "delivered", gateway: "g3", nowMs: 1 } as const;
+  assert.equal(run(open(), [...both, arrives(first), sealed]).close?.outcome, "committed");
+});
+
 test("a missing gateway is waited for until its grace ran out, if the quorum of sites is met", () => {
   const { state, effects } = run(open(), [
     arrives(partial("g1", "ab")),

@@ -29,6 +29,8 @@ export type RoundPartial = {
   readonly contributors: number;
   /** Sum of their samples. */
   readonly samples: number;
+  /** Whether the gateway said of more contributions to this round than it has brought with this. */
+  readonly more?: boolean;
 };
 
 /** Why receipted contributions are in no model. */
@@ -69,6 +71,8 @@ export type RoundState = {
 
 export type RoundEvent =
   | { readonly kind: "partial"; readonly partial: RoundPartial; readonly nowMs: number }
+  /** It has brought all that it said it has of the round. */
+  | { readonly kind: "delivered"; readonly gateway: string; readonly nowMs: number }
   | { readonly kind: "empty"; readonly gateway: string; readonly nowMs: number }
   | { readonly kind: "refused"; readonly gateway: string; readonly nowMs: number }
   | { readonly kind: "attached"; readonly gateway: string; readonly nowMs: number }
@@ -148,6 +152,7 @@ export function stepRound(state: RoundState, event: RoundEvent): RoundStep {
   switch (event.kind) {
     case "partial":
       return takePartial(state, event.partial, event.nowMs);
+    case "delivered":
     case "empty":
     case "refused":
     case "gone":
@@ -176,7 +181,8 @@ function takePartial(state: RoundState, partial: RoundPartial, nowMs: number): R
 }
 
 function hold(state: RoundState, partial: RoundPartial): RoundState {
-  const delivered = standing(state, partial.gateway, "delivered");
+  const { more = false } = partial;
+  const delivered = more ? state : standing(state, partial.gateway, "delivered");
   const samples = state.samples + partial.samples;
   return samples > state.rules.totalMax
     ? { ...delivered, overflow: [...state.overflow, partial] }

@@ -301,6 +301,11 @@ export function createSessionActor(
       await live.keepStanding(gateway, next).catch(() => undefined);
       await follow(live.step({ kind: next, gateway, nowMs: clock.monotonicMs() }));
     });
+  const delivered = (gateway: string, round: string) =>
+    inBackground(async () => {
+      if (live?.row.id !== round || live.state.members[gateway]?.standing !== "waiting") return;
+      await follow(live.step({ kind: "delivered", gateway, nowMs: clock.monotonicMs() }));
+    });
   const begin = async (): Promise<void> => {
     await surely(() => late.renew());
     const [opened] = live === undefined ? await store.openRounds(session) : [];
@@ -375,6 +380,7 @@ export function createSessionActor(
       live.figures(gateway, figures);
       events({ level: "debug", name: "round-progress", session, round, gateway, ...figures });
       if (sealed && folded === 0) standing(gateway, round, "empty");
+      else if (sealed && live.brought(gateway) >= folded) delivered(gateway, round);
     },
     planRefused(gateway, { round, code, message }) {
       if (live?.row.id !== round) return;

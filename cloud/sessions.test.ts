@@ -138,7 +138,7 @@ test("a Partial that comes after its round is kept, and goes into the next model
         coefficient,
       ]),
       [
-        ["s.0", 1, 4, (4 * Math.SQRT1_2) / 8],
+        ["s.0", 1, 4, (4 * (1 / Math.sqrt(2))) / 8],
         ["kept.1", 0, 4, 0.5],
       ],
     );
@@ -307,7 +307,7 @@ test("stop ends the open round with its contributions on record; resume goes on"
     const stopped = await cloud.sessions.stop("halt");
     assert.ok(stopped.ok && stopped.session.state === "stopped" && stopped.session.round === null);
     assert.deepEqual(await one.next("roundClosed"), { round: "halt.1", outcome: "stopped" });
-    assert.equal((await two.contribute(await two.round(), 1)).receipt?.rule, "late");
+    assert.equal((await two.contribute(await two.round(), 1)).receipt?.rule, "session-ended");
     const again = await cloud.sessions.stop("halt");
     assert.equal(again.ok ? "ok" : again.code, "wrong-state");
     const resumed = await cloud.sessions.resume("halt");
@@ -319,7 +319,7 @@ test("stop ends the open round with its contributions on record; resume goes on"
     }
     await cloud.event((e) => e.name === "session-finished" && e.session === "halt");
     const rules = (await contributions("halt")).map(({ round, rule }) => `${round} ${rule}`);
-    assert.deepEqual([...new Set(rules)], ["1 stopped", "1 late", "2 null"]);
+    assert.deepEqual([...new Set(rules)], ["1 stopped", "1 session-ended", "2 null"]);
   }));
 
 test("activation rolls back by hand: the open round stops and the next starts from the model", () =>
@@ -344,8 +344,62 @@ test("activation rolls back by hand: the open round stops and the next starts fr
     assert.deepEqual(await cloud.models.values("back.4"), await cloud.models.values("back.2"));
     const unknown = await cloud.sessions.activate("back.99");
     assert.equal(unknown.ok ? "ok" : unknown.code, "unknown-model");
+    // Every session of this file began with it.
     const foreign = await cloud.sessions.activate("s.0");
     assert.equal(foreign.ok ? "ok" : foreign.code, "foreign-model");
+    const { endedAtMs } = cloud.sessions.status("back") ?? {};
+    assert.ok(typeof endedAtMs === "number");
+    const initial = await cloud.sessions.activate("s.0", "back");
+    assert.ok(initial.ok && initial.session.head === "s.0", JSON.stringify(initial));
+    assert.equal(initial.session.state, "finished");
+    assert.equal(initial.session.endedAtMs, endedAtMs, "it ended when it ended");
+    const stranger = await cloud.sessions.activate("back.1", "kept");
+    assert.equal(stranger.ok ? "ok" : stranger.code, "foreign-model");
+  }));
+
+test("a gateway that is replaced is not offered the open round, which goes on without it", () =>
+  withGateways(["n1", "n2"], async (one, two) => {
+    await start({ name: "anew", rounds: 2, devicesMin: 4, absentGraceMs: 60_000 });
+    const [first, second] = [await one.round(), await two.round()];
+    two.detach();
+    await cloud.event((e) => e.name === "gateway-detached" && e.gateway === "n2");
+    const anew = await attachGateway(cloud.grpcPort, { id: "n2", incarnation: "two" });
+    await anew.next("welcome");
+    const replaced = await cloud.event((e) => e.name === "gateway-replaced" && "round" in e);
+    assert.ok(replaced.name === "gateway-replaced" && replaced.gateway === "n2");
+    const members = cloud.sessions.status("anew")?.round?.gateways ?? [];
+    assert.deepEqual(
+      members.map(({ gateway, standing }) => [gateway, standing]),
+      [
+        ["n1", "waiting"],
+        ["n2", "gone"],
+      ],
+    );
+    await one.contribute(first, 1);
+    anew.devices("n2-a", "n2-b");
+    const next = await anew.round();
+    assert.equal(next.plan.round, "anew.2", "the round that opened with the other is not for it");
+    // The old hardware turns up after all: its contributions are late, and not lost.
+    const { receipt } = await two.contribute(second, 1);
+    assert.equal(receipt?.outcome, "kept");
+    await one.contribute(await one.round(), 2);
+    await anew.contribute(next, 1);
+    await cloud.event((e) => e.name === "session-finished" && e.session === "anew");
+    const all = await contributions("anew");
+    assert.deepEqual(
+      all.map(({ round, device, model }) => `${round} ${device} ${model}`),
+      [
+        "1 n1-a anew.1",
+        "1 n1-b anew.1",
+        "1 n2-a anew.2",
+        "1 n2-b anew.2",
+        "2 n1-a anew.2",
+        "2 n1-b anew.2",
+        "2 n2-a anew.2",
+        "2 n2-b anew.2",
+      ],
+    );
+    anew.close();
   }));
 
 test("a session that cannot run is refused before it exists", async () => {
