@@ -2,7 +2,11 @@ import assert from "node:assert/strict";
 import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
+import { sha256 } from "@tributary/proto/host/digest.js";
+import { makeManifest } from "@tributary/proto/wire/manifest.js";
+import { encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import { repairGateway } from "./repair.js";
+import type { TestDevice } from "./testing/device.js";
 import type { TestReducer } from "./testing/reducer.js";
 import { samplePlan, sampleUpdate } from "./testing/sample.js";
 import { createStage, reported, type StartedGateway } from "./testing/stage.js";
@@ -115,6 +119,55 @@ describe("a gateway on a damaged journal", () => {
     await stage.gateway(dir, reducer.address);
     await assert.rejects(repairGateway({ dataDir: dir }), { code: "data-dir-locked" });
     await assert.rejects(repairGateway({ dataDir: join(dir, "absent") }));
+  });
+});
+
+describe("a damaged state of site rounds", () => {
+  it("is set aside with what was trained from it, and the gateway starts", async () => {
+    const reducer = await stage.reducer();
+    const dir = await stage.dataDir();
+    const settings = { absentGraceMs: 60_000 };
+    const layout = [{ name: "w", shape: [4] }];
+    const model = encodeSafetensors(layout, new Float32Array(4));
+    reducer.models.set("mnist.0", model);
+    const base = makeManifest("mnist.0", model, sha256, 1024);
+    const gateway = await stage.gateway(dir, reducer.address, settings);
+    const here = [];
+    for (const name of devices) here.push(await stage.device(gateway, name));
+    await reported(reducer, devices.length);
+    const give = async (device: TestDevice, count: number) => {
+      const { plan: offered } = await device.next("offer", count);
+      await device.upload(sampleUpdate(offered, device.device, 3));
+      await device.next("receipt", count);
+    };
+    reducer.openRound(samplePlan({ layout, base, siteRounds: 3 }), devices);
+    for (const device of here) await give(device, 1);
+    await give(here[0] as TestDevice, 2);
+    await gateway.close();
+    await damage(join(dir, "sites", "mnist.1.state"), 0.9);
+    await assert.rejects(
+      stage.gateway(dir, reducer.address),
+      /mnist\.1\.state[\s\S]*gateway repair/,
+    );
+
+    const looked = await repairGateway({ dataDir: dir, dryRun: true });
+    assert.deepEqual(
+      looked.files.map(({ state }) => state),
+      ["damaged", "whole"],
+    );
+    const { files } = await repairGateway({ dataDir: dir });
+    assert.deepEqual(
+      files.map(({ file, state, lost }) => [file, state, lost.map(({ device }) => device)]),
+      [
+        ["sites/mnist.1.state", "set-aside", devices],
+        ["rounds/mnist.1.2.journal", "set-aside", ["dev-a"]],
+      ],
+    );
+    const again = await stage.gateway(dir, reducer.address, settings);
+    await until("it is attached", () => again.events.some((e) => e.name === "uplink-attached"));
+    const device = await stage.device(again, "dev-a");
+    const { plan: next } = await device.next("offer");
+    assert.equal(next.round, "mnist.1.3");
   });
 });
 

@@ -7,6 +7,7 @@ import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
 import { acquireLock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { type IndexFindings, mendIndex } from "./repair-index.js";
 import {
   type Contribution,
@@ -14,6 +15,7 @@ import {
   examineJournal,
   type JournalFindings,
 } from "./repair-journal.js";
+import { examineState } from "./repair-state.js";
 import type { Store } from "./store.js";
 
 /** What became of one file. Names of files are relative to the data directory. */
@@ -62,6 +64,7 @@ type Bench = {
 
 const ASIDE = "damaged";
 const JOURNAL = ".journal";
+const STATE = ".state";
 const NOTHING = { gaps: [], kept: [], lost: [], unaccounted: [], aside: null } as const;
 
 /**
@@ -82,6 +85,7 @@ export async function repairGateway(options: RepairOptions): Promise<RepairRepor
     const { findings, store } = await mendIndex(dataDir, dryRun, random);
     try {
       const files: FileFindings[] = [];
+      files.push(...(await mendStates(bench, store)));
       files.push(...(await mendJournals(bench, findings, store)));
       files.push(...(await mendPartials(bench, store)));
       return { dataDir, dryRun, index: findings, files };
@@ -106,8 +110,55 @@ async function mendJournals(
     if (!name.endsWith(JOURNAL)) continue;
     const found = await examineJournal(bench.disk, `rounds/${name}`);
     const facts = { file: `rounds/${name}`, kind: "journal" as const, ...found };
-    if (rounds !== undefined && !rounds.has(round)) files.push(await setAside(bench, facts));
+    if (rounds !== undefined && !isKnown(rounds, round)) files.push(await setAside(bench, facts));
     else files.push(await mendJournal(bench, facts, await unaccounted(store, round, found)));
+  }
+  return files;
+}
+
+/**
+ * A site round's updates were trained from what the site rounds before it came to. Without that
+ * their sum means nothing: they are lost with it.
+ */
+async function mendStates(bench: Bench, store: Store | undefined): Promise<FileFindings[]> {
+  const { disk, dataDir, dryRun } = bench;
+  const files: FileFindings[] = [];
+  for (const name of await disk.list("sites")) {
+    if (!name.endsWith(STATE)) continue;
+    const file = `sites/${name}`;
+    const { whole, bytes, contributions } = await examineState(disk, file);
+    const facts = { ...NOTHING, file, kind: "site-state" as const, bytes };
+    if (whole) {
+      files.push({ ...facts, state: "whole", kept: contributions });
+      continue;
+    }
+    const gaps = [{ offset: 0, bytes }];
+    if (dryRun) {
+      files.push({ ...facts, state: "damaged", gaps, lost: contributions });
+      continue;
+    }
+    const aside = await keepAside(dataDir, file);
+    await disk.remove(file);
+    files.push({ ...facts, state: "set-aside", gaps, lost: contributions, aside });
+    files.push(...(await setAsideSiteRounds(bench, store, name.slice(0, -STATE.length))));
+  }
+  return files;
+}
+
+async function setAsideSiteRounds(
+  bench: Bench,
+  store: Store | undefined,
+  round: string,
+): Promise<FileFindings[]> {
+  const files: FileFindings[] = [];
+  for (const name of await bench.disk.list("rounds")) {
+    if (!name.startsWith(`${round}.`) || name === `${round}${JOURNAL}`) continue;
+    const found = await examineJournal(bench.disk, `rounds/${name}`);
+    files.push(await setAside(bench, { file: `rounds/${name}`, kind: "journal", ...found }));
+    // Its number is not given to another one.
+    const siteRound = name.slice(0, -JOURNAL.length);
+    const offered = found.kept.length + found.lost.length;
+    await store?.seal({ round: siteRound, offered, folded: 0, declined: 0 }, [], undefined);
   }
   return files;
 }
@@ -155,6 +206,12 @@ async function unaccounted(
   return asked
     .filter(([device, ask]) => ask === "offered" && !named.has(device))
     .map(([device]) => device);
+}
+
+/** A site round is kept for the cloud's round that it is part of. */
+function isKnown(rounds: ReadonlySet<string>, round: string): boolean {
+  const { session, number } = splitNumberedId(round) ?? {};
+  return rounds.has(round) || rounds.has(`${session}.${number}`);
 }
 
 async function roundsOf(store: Store | undefined): Promise<ReadonlySet<string>> {
