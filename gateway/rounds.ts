@@ -209,12 +209,16 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
 
   await resume();
   async function resume(): Promise<void> {
-    const records = await store.openRounds();
-    const journals = await clearLeftovers(
-      options,
-      states,
-      new Set(records.map(({ round }) => round)),
-    );
+    const unread = (round: string, message: string) =>
+      events({ level: "error", name: "round-unread", round, message });
+    // What belongs to a round that cannot be read stays, for a version or a person that can.
+    const known = new Set<string>();
+    const records = await store.openRounds((round, message) => {
+      known.add(round);
+      unread(round, message);
+    });
+    for (const { round } of records) known.add(round);
+    const journals = await clearLeftovers(options, states, known);
     for (const record of records) {
       const read = readPlan(record.plan, record.roster);
       if (!read.ok) {
@@ -231,12 +235,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       } catch (cause) {
         // Damage is not guessed around. What cannot be read now stays for the next start.
         if (cause instanceof TributaryError && cause.code.startsWith("journal-")) throw cause;
-        events({
-          level: "error",
-          name: "round-unread",
-          round: plan.round,
-          message: describe(cause),
-        });
+        unread(plan.round, describe(cause));
       }
     }
   }

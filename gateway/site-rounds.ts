@@ -77,7 +77,7 @@ export async function startSiteRounds(
   const deadlineMs = clock.monotonicMs() + opening.remainingMs;
   const slotMs = Math.ceil(plan.siteDeadlineMs / plan.siteRounds);
   let site = opening.state;
-  let stateBytes = 0;
+  let stateBytes = 8 * (site?.work.delta.length ?? 0);
   let leaf: LeafRound | undefined;
   /** Asks and refusals of the newest site round, for the upstream. */
   let counts = { offered: 0, declined: 0 };

@@ -83,6 +83,26 @@ describe("the store", () => {
     assert.equal(await store.recall("s.10", "dev-a"), undefined);
   });
 
+  it("leaves out an open round that cannot be read, and says so", async () => {
+    const dir = await temporary.dir();
+    const first = await temporary.store(dir);
+    await first.putRound(round("s.1"));
+    await first.putRound(round("s.2"));
+    await first.close();
+    const level = new Level<string, Uint8Array>(join(dir, "index"), { valueEncoding: "view" });
+    await level.put("round!s.1", encodeCbor({ round: "s.1", of: "a later version" }));
+    await level.close();
+    const store = await temporary.store(dir);
+    const unread: string[] = [];
+    const open = await store.openRounds((name) => unread.push(name));
+    assert.deepEqual(
+      open.map((record) => record.round),
+      ["s.2"],
+    );
+    assert.deepEqual(unread, ["s.1"]);
+    await assert.rejects(store.openRounds(), /round!s\.1 cannot be read/);
+  });
+
   it("forgets none of the cloud's rounds for the sake of site rounds, nor the other way round", async () => {
     const store = await temporary.store(undefined, 2);
     await store.seal(sealed("s.1"), [["dev-a", digest("a")]], undefined);

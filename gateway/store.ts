@@ -64,7 +64,11 @@ const FORMAT = 2;
 export type Store = {
   /** Names this data directory; made with it. */
   readonly incarnation: string;
-  openRounds(): Promise<RoundRecord[]>;
+  /**
+   * @param onUnread is told of a record that cannot be read, which is then left out; without it the
+   *   call rejects
+   */
+  openRounds(onUnread?: (round: string, message: string) => void): Promise<RoundRecord[]>;
   asks(round: string): Promise<Map<string, AskRecord>>;
   putRound(record: RoundRecord): Promise<void>;
   /** Not synced: after a power cut a device may be asked again, which is harmless. */
@@ -204,7 +208,20 @@ export async function openStore(options: StoreOptions): Promise<Store> {
 
   return {
     incarnation,
-    openRounds: () => scan("round!", roundSchema),
+    async openRounds(onUnread) {
+      if (onUnread === undefined) return scan("round!", roundSchema);
+      const records: RoundRecord[] = [];
+      for (const key of await table.keys("round!")) {
+        try {
+          const record = await get(key, roundSchema);
+          if (record !== undefined) records.push(record);
+        } catch (cause) {
+          if (!(cause instanceof TributaryError) || cause.retryable) throw cause;
+          onUnread(key.slice("round!".length), cause.message);
+        }
+      }
+      return records;
+    },
     async asks(round) {
       const prefix = `ask!${round}!`;
       const entries = await table.entries(prefix, askSchema);
