@@ -9,17 +9,17 @@ test("an outage is scaled as far as a run needs, and says so", () => {
     return [lastsMs, scale];
   };
   assert.deepEqual(lasts("6s"), [6_000, 1]);
-  assert.deepEqual(lasts("10s"), [10_000, 1]);
-  assert.deepEqual(lasts("5m"), [10_000, 30]);
-  assert.deepEqual(lasts("10m"), [10_000, 60]);
-  assert.deepEqual(lasts("15m"), [15_000, 60]);
-  assert.deepEqual(lasts("6h"), [30_000, 720]);
-  assert.deepEqual(lasts("6d"), [30_000, 17_280]);
+  assert.deepEqual(lasts("20s"), [20_000, 1]);
+  assert.deepEqual(lasts("5m"), [20_000, 15]);
+  assert.deepEqual(lasts("10m"), [20_000, 30]);
+  assert.deepEqual(lasts("15m"), [30_000, 30]);
+  assert.deepEqual(lasts("6h"), [40_000, 540]);
+  assert.deepEqual(lasts("6d"), [40_000, 12_960]);
   assert.deepEqual(lasts("1500ms"), [1_500, 1]);
-  assert.deepEqual(lasts("1.5h"), [30_000, 180]);
+  assert.deepEqual(lasts("1.5h"), [40_000, 135]);
   assert.match(
     outageNote(readOutage("10m")),
-    /10m, run 60 times faster .* away for 10 s\. Only the/,
+    /10m, run 30 times faster .* away for 20 s\. Only the/,
   );
   assert.equal(outageNote(readOutage("6s")), "An outage of 6s, in real time.");
 });

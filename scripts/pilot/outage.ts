@@ -13,12 +13,15 @@ export type Outage = {
 };
 
 const ASKED_MAX_MS = 30 * units.d;
-/** An outage of so long is run as it is. */
-const UNSCALED_MS = 10_000;
-/** The scale of most outages: a minute takes a second. */
-const SCALE = 60;
+/**
+ * An outage of so long is run as it is, and longer ones are no shorter: a gateway waits five seconds
+ * for its uplink before it trains on its own, and a round of a site takes some seconds more.
+ */
+const UNSCALED_MS = 20_000;
+/** The scale of most outages. */
+const SCALE = 30;
 /** No outage takes longer of a run, so longer ones run faster still. */
-const LASTS_MAX_MS = 30_000;
+const LASTS_MAX_MS = 40_000;
 
 /**
  * Reads a duration: a number and its unit, one of ms, s, m, h and d. Throws commander's

@@ -49,9 +49,17 @@ test("without a terminal a cut site says what waits there, and a new figure alon
   for (const bytes of [407_000, 408_000]) {
     const [site] = progress(3, "cut").sites;
     assert.ok(site !== undefined);
-    view.update({ ...progress(3), sites: [{ ...site, waiting: { bytes, oldestMs: 4_200 } }] });
+    view.update({
+      ...progress(3),
+      sites: [{ ...site, waiting: { bytes, oldestMs: 4_200, usedBytes: 0 } }],
+    });
   }
   assert.match(out.text(), /hall-a cut 407 kB wait 4 s\n$/);
+  const [site] = progress(4, "cut").sites;
+  assert.ok(site !== undefined);
+  const waiting = { bytes: 0, oldestMs: 0, usedBytes: 816_000 };
+  view.update({ ...progress(4), sites: [{ ...site, waiting }] });
+  assert.match(out.text(), /hall-a cut 816 kB held\n$/);
 });
 
 test("on a terminal the view erases exactly what it drew", () => {
@@ -78,7 +86,7 @@ test("a terminal line fits its columns", () => {
         devices: 240,
         folded: 240,
         asked: 240,
-        waiting: { bytes: 999_400_000, oldestMs: 99_000 },
+        waiting: { bytes: 999_400_000, oldestMs: 99_000, usedBytes: 0 },
       },
     ],
   });

@@ -8,8 +8,12 @@ export type SiteProgress = {
   /** Updates that the gateway holds of the open round, and devices that it asked. */
   readonly folded: number;
   readonly asked: number;
-  /** What waits for the uplink, where the gateway said so. */
-  readonly waiting?: { readonly bytes: number; readonly oldestMs: number };
+  /** What waits for the uplink, and all that the buffer holds, where the gateway said so. */
+  readonly waiting?: {
+    readonly bytes: number;
+    readonly oldestMs: number;
+    readonly usedBytes: number;
+  };
 };
 
 /** What the models of the main session are judged by, one value a model. */
@@ -180,8 +184,9 @@ function stateOf(site: SiteProgress): keyof typeof colours {
   return site.process === "killed" ? "killed" : site.link;
 }
 
-function waitingText({ bytes, oldestMs }: NonNullable<SiteProgress["waiting"]>): string {
-  if (bytes === 0) return " 0 B wait";
+/** Sealed Partials with their age; until there are some, what they will come from. */
+function waitingText({ bytes, oldestMs, usedBytes }: NonNullable<SiteProgress["waiting"]>): string {
+  if (bytes === 0) return ` ${byteText(usedBytes)} held`;
   return ` ${byteText(bytes)} wait ${(oldestMs / 1_000).toFixed(0)} s`;
 }
 
