@@ -72,7 +72,6 @@ export function openSiteBase(models: RoundWorld["models"], plan: Plan): SiteBase
     async make(state) {
       if (state === undefined) return { ok: true, manifest: plan.base };
       const name = siteRoundId(plan.round, state.number);
-      if (current?.model === name) return { ok: true, manifest: current };
       const base = await readBase();
       if (base === undefined) {
         return refuse("unknown-model", `${plan.base.model} is not here as a whole`);
@@ -83,6 +82,9 @@ export function openSiteBase(models: RoundWorld["models"], plan: Plan): SiteBase
       const bytes = encodeSafetensors(plan.layout, siteModel(base, state.work.delta));
       // A site model can equal the base to the byte; then it is served as the same chunks.
       const manifest = makeManifest(name, bytes, sha256, plan.base.chunkBytes);
+      // Asked for again, after a restart or a site round in vain, it is written anew: a disk can rot.
+      const before = models.made().find(({ model }) => model === name);
+      if (before !== undefined) await models.drop(before.digest);
       return (await keep(manifest, bytes))
         ? { ok: true, manifest }
         : refuse("storage-full", `${name} does not fit modelCacheBytes`);

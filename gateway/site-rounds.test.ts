@@ -432,6 +432,19 @@ describe("a start", () => {
     assertIs(reducer.partials[0], oracle([first, [["dev-a", 5, 4]], [["dev-a", 1, 10]]]));
   });
 
+  it("writes the site model anew, whatever became of its file", async () => {
+    const { disk, reducer, dir } = await leftOpen();
+    const [site] = (await disk.list("models")).filter((name) => name !== base.digest);
+    const path = `models/${site}`;
+    const bytes = await disk.readFile(path);
+    await disk.writeFileAtomic(path, [bytes.with(75, (bytes[75] as number) ^ 1)]);
+    const again = await stage.gateway(dir, reducer.address, {}, { disk });
+    const b = await stage.device(again, "dev-b");
+    const { plan } = await offerOf(b, "mnist.1.2");
+    assert.equal(plan.base.digest, site);
+    assert.deepEqual(await fetched(b, plan), oracle([first]).model);
+  });
+
   it("is refused on a damaged state of site rounds, which is named", async () => {
     const { disk, reducer, dir } = await leftOpen();
     const path = "sites/mnist.1.state";
