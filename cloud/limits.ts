@@ -10,6 +10,8 @@ export const limits = {
   devices: 200_000,
   /** Classes of a gateway's buffer that are shown. Further ones are left out. */
   bufferClasses: 16,
+  /** Fields of one entry of a gateway's telemetry. An entry with more is passed over. */
+  telemetryFields: 64,
   /** Changes of the fleet are written at most so often, in milliseconds. */
   fleetSaveMs: 500,
 

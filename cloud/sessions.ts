@@ -23,6 +23,7 @@ import { baselineOf, progressOf, restoreSession, rulesOf, type Tally } from "./s
 import type { SessionCode, Sessions, SessionView } from "./session-view.js";
 import type { SessionWorld } from "./session-world.js";
 import type { SessionRow } from "./store/rows.js";
+import { takeTelemetry } from "./telemetry.js";
 
 export type RunningSessions = {
   readonly sessions: Sessions;
@@ -234,7 +235,11 @@ function membersOf(
     detached: (gateway) => each((actor) => actor.linkChanged(gateway, false)),
     progressed: (gateway, progress) => actorOfRound(progress.round)?.progressed(gateway, progress),
     planRefused: (gateway, refused) => actorOfRound(refused.round)?.planRefused(gateway, refused),
-    telemetry: async () => undefined,
+    async telemetry(gateway, telemetry) {
+      const incarnation = world.gateways.incarnationOf(gateway);
+      if (incarnation === undefined) return undefined;
+      return takeTelemetry(store, world.clock, gateway, incarnation, telemetry);
+    },
   };
 }
 

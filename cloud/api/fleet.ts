@@ -3,7 +3,7 @@ import { z } from "zod";
 import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
 import type { Api, ApiPorts } from "./ports.js";
 import { problemResponses } from "./problem.js";
-import { deviceSchema, eventSchema, gatewaySchema } from "./schemas.js";
+import { deviceSchema, eventSchema, gatewaySchema, sampleSchema } from "./schemas.js";
 
 export function fleetRoutes(api: Api, { store, clock, version }: ApiPorts): void {
   const startedAtMs = clock.nowMs();
@@ -38,6 +38,21 @@ export function fleetRoutes(api: Api, { store, clock, version }: ApiPorts): void
     },
     async ({ query: { cursor, limit } }) =>
       toAnswer(await store.listGateways({ after: cursor, limit })),
+  );
+
+  api.get(
+    "/gateways/:id/samples",
+    {
+      schema: {
+        tags: ["fleet"],
+        summary: "What a gateway measured of itself, also while it was away; newest first",
+        params: z.object({ id: idSchema }),
+        querystring: z.strictObject(pageQuery(z.number().int().min(0))),
+        response: { 200: sliceSchema(sampleSchema), ...problemResponses },
+      },
+    },
+    async ({ params: { id }, query: { cursor, limit } }) =>
+      toAnswer(await store.listSamples(id, { after: cursor, limit })),
   );
 
   api.get(

@@ -180,6 +180,13 @@ export const deviceSchema = z.object({
   lastSeenMs: timeMs,
 });
 
+export const sampleSchema = z.object({
+  sequence: z.number(),
+  gateway: z.string(),
+  atMs: timeMs,
+  fields: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
+});
+
 export const eventSchema = z.object({
   sequence: z.number(),
   atMs: timeMs,

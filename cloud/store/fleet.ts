@@ -7,7 +7,8 @@ import { columnsOf, fromRow, insertRows, replacing } from "./tables.js";
 import { sweepEvents } from "./telemetry.js";
 
 const gatewayColumns = columnsOf("gateways");
-const deviceColumns = columnsOf("devices");
+/** A device that is connected was seen when its gateway was: it is not written for each heartbeat. */
+const deviceColumns = `${columnsOf("devices", ["lastSeenMs"])}, seen AS "lastSeenMs"`;
 const eventColumns = `sequence, ${columnsOf("events")}`;
 
 type FleetQueries = Pick<
@@ -61,7 +62,9 @@ export function fleetQueries(sql: Sql): FleetQueries {
       }),
     async listDevices({ site, gateway }, { after, limit }) {
       const rows = await read(
-        `SELECT ${deviceColumns} FROM devices
+        `SELECT ${deviceColumns} FROM (
+           SELECT d.*, greatest(d.last_seen_ms, g.last_seen_ms) AS seen FROM devices d
+           LEFT JOIN gateways g ON g.id = d.via AND d.connected) AS devices
          WHERE ($1::text IS NULL OR site = $1) AND ($2::text IS NULL OR gateway = $2)
            AND ($3::text IS NULL OR id > $3)
          ORDER BY id LIMIT $4`,

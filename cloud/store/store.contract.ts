@@ -487,6 +487,17 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       );
     });
 
+    test("a device that is connected was seen when its gateway was", async () => {
+      await store.saveGateways([{ ...gatewayRow("seen"), lastSeenMs: 900 }]);
+      const here = { ...deviceRow("seen-a", "below"), via: "seen" };
+      await store.saveDevices([here, { ...here, id: "seen-b", connected: false }]);
+      const { items } = await store.listDevices({ gateway: "below" }, { limit: 9 });
+      assert.deepEqual(
+        items.map(({ lastSeenMs }) => lastSeenMs),
+        [900, 2],
+      );
+    });
+
     test("text that SQL cannot hold is stored all the same", async () => {
       const attributes = JSON.parse(
         '{"a\\u0000":"x\\u0000y","half\\ud800":"\\udfff","__proto__":1}',

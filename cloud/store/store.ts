@@ -166,6 +166,7 @@ export type Store = {
   saveGateways(gateways: readonly GatewayRow[]): Promise<void>;
   listGateways(page: Page<string>): Promise<Slice<GatewayRow, string>>;
   saveDevices(devices: readonly DeviceRow[]): Promise<void>;
+  /** Devices by id. One that is connected was seen when the gateway that reports it was. */
   listDevices(
     filter: { readonly site?: string | undefined; readonly gateway?: string | undefined },
     page: Page<string>,

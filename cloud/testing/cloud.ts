@@ -26,7 +26,13 @@ export async function startCloud(
 ): Promise<TestCloud> {
   const events: CloudEvent[] = [];
   let waiting: (() => void)[] = [];
-  const config = configSchema.parse({ dataDir, grpc: { port: 0 }, http: { port: 0 } });
+  const config = configSchema.parse({
+    dataDir,
+    grpc: { port: 0 },
+    http: { port: 0 },
+    // The gateways of tests send no heartbeats.
+    heartbeatMissedMs: 600_000,
+  });
   const cloud = await createCloud({
     config,
     softwareVersion: "test",

@@ -407,14 +407,20 @@ function fleetIn() {
     saveGateways: async (gateways) => put(written.gateways, gateways),
     listGateways: async (at) => listed(written.gateways, at, () => true),
     saveDevices: async (devices) => put(written.devices, devices),
-    listDevices: async ({ site, gateway }, at) =>
-      listed(
+    async listDevices({ site, gateway }, at) {
+      const slice = listed(
         written.devices,
         at,
         (row) =>
           (site === undefined || row.site === site) &&
           (gateway === undefined || row.gateway === gateway),
-      ),
+      );
+      const items = slice.items.map((row) => {
+        const via = row.connected ? written.gateways.get(row.via) : undefined;
+        return { ...row, lastSeenMs: Math.max(row.lastSeenMs, via?.lastSeenMs ?? 0) };
+      });
+      return { ...slice, items };
+    },
     async detachAll() {
       dirty = true;
       for (const [id, row] of written.gateways)
