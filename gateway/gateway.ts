@@ -23,7 +23,7 @@ import { openOutbox } from "./outbox.js";
 import { createParts, type Parts } from "./parts.js";
 import { createPublications } from "./publications.js";
 import { createRate } from "./rate.js";
-import { adviseRepair } from "./repair-advice.js";
+import { adviseRepair, refuseLostIndex } from "./repair-advice.js";
 import { createReplies } from "./replies.js";
 import { createReport } from "./report.js";
 import { createRounds, type Rounds } from "./rounds.js";
@@ -115,6 +115,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   }
 
   try {
+    if (parts.database === undefined) await refuseLostIndex(disk, dataDir);
     const store = await openStore({
       rescue: { failed: (cause) => storage?.writeFailed(cause), makeRoom: ballast.release },
       path: join(dataDir, "index"),

@@ -1,3 +1,6 @@
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { Disk } from "@tributary/proto/host/disk.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 
 /** What a start that damage has stopped says, with what to do about it. */
@@ -14,4 +17,22 @@ export function adviseRepair(error: unknown, dataDir: string): unknown {
     "`tributary gateway repair --config FILE --dry-run`; without --dry-run it keeps what can be\n" +
     `read and puts the rest aside in ${dataDir}/damaged.`;
   return new TributaryError(error.code, advice, { retryable: error.retryable, cause: error });
+}
+
+/**
+ * Rejects when the index is gone and what it names is not: a start takes whatever the index does
+ * not name for a left-over, and would remove it.
+ */
+export async function refuseLostIndex(disk: Disk, dataDir: string): Promise<void> {
+  const index = join(dataDir, "index", "CURRENT");
+  if ((await stat(index).catch(() => undefined)) !== undefined) return;
+  const dirs = ["rounds", "sites", "outbox"];
+  const names = await Promise.all(dirs.map((dir) => disk.list(dir)));
+  const file = names.flatMap((of, i) => of.map((name) => `${dirs[i]}/${name}`))[0];
+  if (file === undefined) return;
+  throw new TributaryError(
+    "store-failed",
+    `${dataDir} has ${file} and no index that names it. Bring back ${dataDir}/index, or move ` +
+      `${dirs.join(", ")} away to start anew.`,
+  );
 }

@@ -202,6 +202,17 @@ describe("a damaged outbox", () => {
 });
 
 describe("a damaged index", () => {
+  it("that is gone keeps a gateway from taking its files for left-overs", async () => {
+    const { reducer, dir, path } = await stoppedMidRound();
+    await rm(join(dir, "index"), { recursive: true });
+    await assert.rejects(stage.gateway(dir, reducer.address), {
+      code: "store-failed",
+      message: /no index that names it/,
+    });
+    assert.ok((await readFile(path)).length > 0);
+    assert.equal((await repairGateway({ dataDir: dir })).index.state, "missing");
+  });
+
   it("is mended by LevelDB's own repair, and gives no sequence twice", async () => {
     const { reducer, dir } = await stoppedMidRound();
     const index = join(dir, "index");
