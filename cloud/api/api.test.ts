@@ -194,6 +194,30 @@ describe("REST API", () => {
     });
   });
 
+  test("a gateway's samples come newest first, in pages, and what is kept is found", async () => {
+    const entries = [1, 2, 3].map((n) => ({
+      sequence: n,
+      atMs: n,
+      fields: { bufferBytes: 100 * n },
+    }));
+    const batch = { gateway: "g1", incarnation: "i1", class: "metrics", last: 3, atMs: 9 } as const;
+    await store.takeTelemetry({ ...batch, entries });
+    const first = (await get("/gateways/g1/samples?limit=2")).json();
+    const bytesOf = (page: { items: { fields: { bufferBytes: number } }[] }) =>
+      page.items.map(({ fields }) => fields.bufferBytes);
+    assert.deepEqual(bytesOf(first), [300, 200]);
+    const rest = (await get(`/gateways/g1/samples?limit=2&cursor=${first.next}`)).json();
+    assert.deepEqual([bytesOf(rest), rest.next], [[100], null]);
+    assert.deepEqual((await get("/gateways/nobody/samples")).json(), { items: [], next: null });
+    const kept = (await get("/sessions/alpha/contributions?outcome=kept")).json();
+    assert.deepEqual(kept.items, []);
+    const inModel = (await get("/models/alpha.2/contributions")).json();
+    assert.deepEqual(
+      inModel.items.map(({ round, model }: { round: number; model: string }) => [round, model]),
+      [1, 2, 3].map(() => [2, "alpha.2"]),
+    );
+  });
+
   test("a model is shown, and activated where its session is here", async () => {
     const model = (await get("/models/digits.0")).json();
     assert.deepEqual(await store.model("digits.0"), model);

@@ -34,7 +34,7 @@ export type Api = {
   /** From the model back to the one without a parent. */
   trail(id: string): AsyncGenerator<ModelRow>;
   modelFile(id: string): AsyncGenerator<Uint8Array>;
-  activate(id: string): Promise<SessionView>;
+  activate(id: string, session?: string): Promise<SessionView>;
   gateways(): AsyncGenerator<GatewayRow>;
   devices(filter: { readonly site?: string; readonly gateway?: string }): AsyncGenerator<DeviceRow>;
 };
@@ -76,7 +76,10 @@ export function createApi(options: HttpOptions): Api {
     model: (id) => get(`/models/${part(id)}`),
     trail: (id) => list(`/models/${part(id)}/trail`),
     modelFile: (id) => download(`/models/${part(id)}/file`),
-    activate: (id) => post(`/models/${part(id)}/activate`),
+    activate: (id, session) =>
+      post(
+        `/models/${part(id)}/activate${session === undefined ? "" : `?session=${part(session)}`}`,
+      ),
     gateways: () => list("/gateways"),
     devices: (filter) => list("/devices", filter),
   };

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import type { ModelRow } from "@tributary/cloud/store/rows.js";
+import type { ModelGroup, ModelRow } from "@tributary/cloud/store/rows.js";
 import type { Command } from "commander";
 import { firstOf } from "./api.js";
 import { wholeNumber } from "./arguments.js";
@@ -47,7 +47,7 @@ export function addModelCommands(model: Command, world: World): void {
     .action(async (id: string, _options: unknown, command: Command) => {
       const options = command.optsWithGlobals<GlobalOptions>();
       const shown = await apiOf(world, options).model(id);
-      show(world, options, shown, () => describe(shown));
+      show(world, options, shown, () => describe(shown, world.stdout.width));
     });
   model
     .command("trail")
@@ -65,9 +65,10 @@ export function addModelCommands(model: Command, world: World): void {
     .command("activate")
     .description("make a model the one that its session goes on from")
     .argument("<id>", "the model's id, as spring.12")
+    .option("--session <id>", "which session, where several began with the model")
     .action(async (id: string, _options: unknown, command: Command) => {
-      const options = command.optsWithGlobals<GlobalOptions>();
-      const answer = await apiOf(world, options).activate(id);
+      const options = command.optsWithGlobals<GlobalOptions & { session?: string }>();
+      const answer = await apiOf(world, options).activate(id, options.session);
       show(world, options, answer, () => `session ${answer.id} goes on from ${id}\n`);
     });
 }
@@ -110,8 +111,26 @@ function addTransfers(model: Command, world: World): void {
     });
 }
 
-function describe(model: ModelRow): string {
-  return fields([
+const groupColumns: readonly Column<ModelGroup>[] = [
+  { title: "BASE", cell: ({ base }) => base },
+  { title: "SITE", cell: ({ site }) => text(site) },
+  { title: "AGE", cell: ({ age }) => count(age), align: "right" },
+  { title: "WEIGHT", cell: ({ coefficient }) => coefficient.toPrecision(4), align: "right" },
+  { title: "SAMPLES", cell: ({ samples }) => count(samples), align: "right" },
+  { title: "DEVICES", cell: ({ contributors }) => count(contributors), align: "right" },
+  { title: "CARRIED", cell: ({ carried }) => count(carried), align: "right" },
+];
+
+function describe(model: ModelRow, width: number): string {
+  const { groups = [] } = model;
+  const head = fields(fieldsOf(model));
+  // One group alone, on the parent, is what the fields say already.
+  const plain = groups === null || (groups.length <= 1 && groups[0]?.site == null);
+  return plain ? head : `${head}\n${table(groupColumns, groups, width)}`;
+}
+
+function fieldsOf(model: ModelRow): Parameters<typeof fields>[0] {
+  return [
     ["model", model.id],
     ["state", model.state],
     ["parent", text(model.parent)],
@@ -126,5 +145,5 @@ function describe(model: ModelRow): string {
     ["sha256", model.digest],
     ["sum sha256", model.sumDigest ?? undefined],
     ["made", time(model.createdAtMs)],
-  ]);
+  ];
 }

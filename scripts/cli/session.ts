@@ -7,7 +7,7 @@ import { usageFailure } from "./failure.js";
 import { followSession } from "./follow.js";
 import { type Params, parseAssignment, readSessionFile, withParam } from "./session-file.js";
 import { type Column, fields, table } from "./text/table.js";
-import { ago, count, metrics, text, time } from "./text/words.js";
+import { ago, bytes, count, metrics, text, time } from "./text/words.js";
 import { apiOf, type GlobalOptions, show, type World } from "./world.js";
 
 /** Options of `session start` that set one parameter each. */
@@ -179,6 +179,14 @@ function isId(path: string): boolean {
   return path === "name" || path === "initialModel";
 }
 
+/** What waits for a later model, and what each model carries on; undefined when there is neither. */
+function keptOf({ kept }: SessionView): string | undefined {
+  if (kept === undefined || kept.partials + kept.carried === 0) return undefined;
+  const waits = `${count(kept.contributions)} contributions in ${count(kept.partials)} Partials`;
+  const carried = kept.carried === 0 ? "" : `, ${count(kept.carried)} carried on`;
+  return `${waits}${carried} (${bytes(kept.bytes)})`;
+}
+
 function describe(view: SessionView, rounds: readonly RoundRow[], { stdout }: World): string {
   const { params, round } = view;
   const open =
@@ -194,6 +202,8 @@ function describe(view: SessionView, rounds: readonly RoundRow[], { stdout }: Wo
     ["models", count(view.counts?.models)],
     ["rounds", `${count(view.counts?.rounds)}, ${count(params?.rounds)} training rounds wanted`],
     ["optimizer", params?.optimizer?.kind],
+    ["aggregation", params?.aggregation?.kind],
+    ["kept", keptOf(view)],
     ["last round", metrics(view.metrics)],
     ["started", time(view.startedAtMs)],
     ["ended", view.endedAtMs === null ? undefined : time(view.endedAtMs)],
