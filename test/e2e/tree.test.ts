@@ -203,6 +203,44 @@ test("a regional gateway killed in mid-round keeps what it receipted, and comple
   }
 });
 
+test("two sites under one regional gateway give one Partial each to a session with site memory", async () => {
+  const floor = await openFloor();
+  try {
+    const fleet = [
+      { device: "press-1", gateway: "east", samples: 3 },
+      { device: "press-2", gateway: "east", samples: 12 },
+      { device: "lathe-1", gateway: "west", samples: 99 },
+    ];
+    const cloud = await floor.cloud();
+    await importModel(cloud.api, "start", layout, initialValues);
+    const region = await floor.gateway("region", {
+      upstreamPort: cloud.grpcPort,
+      settings: above,
+    });
+    const upstreamPort = region.downstreamPort ?? 0;
+    const [east, west] = [
+      await floor.gateway("east", { upstreamPort }),
+      await floor.gateway("west", { upstreamPort }),
+    ];
+    await populate(floor, fleet, { east: east.mqttPort, west: west.mqttPort });
+    await gathered(cloud, "region", fleet.length);
+    const aggregation = { kind: "site-memory", halfLife: 4 } as const;
+    await cloud.api.startSession({ ...sessionParams, aggregation, name: "s", rounds: 2 });
+    await finished(cloud.api, "s");
+    const everyone = fleet.map(({ device }) => device).sort();
+    assert.deepEqual(await mergedBy(cloud.api, "s"), [
+      [1, everyone],
+      [2, everyone],
+    ]);
+    for (const model of ["s.1", "s.2"]) {
+      assert.equal(region.count("partial-delivered", { round: model }), 2, "one a site");
+      assert.equal((await cloud.api.model(model)).contributors, fleet.length);
+    }
+  } finally {
+    await floor.close();
+  }
+});
+
 test("a gateway that is its own upstream, or part of a loop, is refused at its start", async () => {
   const floor = await openFloor();
   try {
