@@ -85,10 +85,10 @@ export function createUpstream(address: string, clock: Clock): Upstream {
       const call = client.attach();
       return {
         write: (message) => call.write(message),
-        // biome-ignore lint/suspicious/noExplicitAny: the port's events are a part of the stream's own
-        on(event: string, listener: (value: any) => void) {
-          if (event !== "error") return call.on(event, listener);
-          return call.on(event, (error: Error) => listener(refusedWith(error)));
+        on(event: string, listener: (...values: never[]) => void) {
+          const hear = listener as (...values: unknown[]) => void;
+          if (event !== "error") return call.on(event, hear);
+          return call.on(event, (error) => hear(refusedWith(error)));
         },
         cancel: () => call.cancel(),
       };

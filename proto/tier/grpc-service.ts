@@ -55,8 +55,8 @@ export function grpcService(
         write: (message) => call.write(message),
         end: () => call.end(),
         fail: (refusal) => call.emit("error", statusError(refusal)),
-        // biome-ignore lint/suspicious/noExplicitAny: the port's events are a part of the stream's own
-        on: (event: string, listener: (value: any) => void) => call.on(event, listener),
+        on: (event: string, listener: (...values: never[]) => void) =>
+          call.on(event, listener as (...values: unknown[]) => void),
       });
     },
     fetchModel(call: ModelCall) {
