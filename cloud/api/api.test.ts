@@ -385,6 +385,7 @@ describe("REST API", () => {
       "/api/v1/devices",
       "/api/v1/events",
       "/api/v1/gateways",
+      "/api/v1/gateways/{id}/samples",
       "/api/v1/health",
       "/api/v1/models",
       "/api/v1/models/{id}",

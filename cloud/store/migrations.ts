@@ -175,8 +175,10 @@ export const SCHEMA_VERSION = migrations.length;
 /**
  * Brings the schema to this build's version, each step in a transaction of its own. A schema that
  * a newer build wrote is refused: `store-version`.
+ *
+ * @param to an older version, as a test of what comes after it needs
  */
-export async function migrate(sql: Sql): Promise<void> {
+export async function migrate(sql: Sql, to: number = SCHEMA_VERSION): Promise<void> {
   await sql.write("durable", (query) =>
     query(`CREATE TABLE IF NOT EXISTS schema_versions (
       version integer PRIMARY KEY,
@@ -189,7 +191,7 @@ export async function migrate(sql: Sql): Promise<void> {
       "store-version",
       `the store has schema version ${found}; this build knows up to ${SCHEMA_VERSION}: use the build that wrote it, or a newer one`,
     );
-  for (const [index, statements] of migrations.slice(found).entries()) {
+  for (const [index, statements] of migrations.slice(found, to).entries()) {
     await sql.write("durable", async (query) => {
       for (const statement of statements) await query(statement);
       await query("INSERT INTO schema_versions (version) VALUES ($1)", [found + index + 1]);

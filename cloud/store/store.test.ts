@@ -43,6 +43,58 @@ function sqlStore(driver: string, makePlace: () => Promise<SqlPlace>): void {
     return { open: async () => createStore(await place.open()), remove: place.remove };
   });
 
+  test(`an older store gains what is new, ${driver}: models their depth, rows their defaults`, async (t) => {
+    const place = await makePlace();
+    t.after(() => place.remove());
+    const sql = await place.open();
+    await migrate(sql, 1);
+    const {
+      aggregation: _,
+      siteRounds: _k,
+      offlineSiteRounds: _o,
+      ...before
+    } = sessionRow("old").params;
+    await sql.write("durable", async (query) => {
+      await query(
+        `INSERT INTO sessions VALUES ('old', $1, 'running', NULL, 'old.3', 4, 0, NULL, 1, 1)`,
+        [JSON.stringify(before)],
+      );
+      // 0 <- 1 <- 2 and 1 <- 3: a head that was moved back.
+      for (const [id, parent] of [
+        ["old.0"],
+        ["old.1", "old.0"],
+        ["old.2", "old.1"],
+        ["old.3", "old.1"],
+      ])
+        await query(
+          `INSERT INTO models (id, digest, bytes, parameters, parent, session, state, weight,
+             contributors, metrics, created_at_ms)
+           VALUES ($1, 'd', 1, 1, $2, 'old', 'published', 1, 1, '{}', 1)`,
+          [id, parent ?? null],
+        );
+      await query(
+        `INSERT INTO partials VALUES ('g', 'i', 1, 'd', 'old.2', 1, 1, 1, 'merged', NULL, 1)`,
+      );
+      await query(
+        `INSERT INTO contributions VALUES ('old', 2, 'a', 'g', 1, 'model', NULL, 'old.2')`,
+      );
+      await query(`INSERT INTO devices VALUES ('a', 's', 'g', 'sdk', '{}', true, 1, 1)`);
+    });
+    const store = await createStore(sql);
+    const { items } = await store.listModels({ session: "old" }, { limit: 9 });
+    assert.deepEqual(
+      items.map(({ id, version }) => `${id} ${version}`),
+      ["old.3 2", "old.2 2", "old.1 1", "old.0 0"],
+    );
+    assert.deepEqual((await store.session("old"))?.params, sessionRow("old").params);
+    const partial = await store.partial({ gateway: "g", incarnation: "i", sequence: 1 });
+    assert.deepEqual([partial?.session, partial?.retained], ["old", false]);
+    const held = await store.listContributions({ session: "old", model: "old.2" }, { limit: 9 });
+    assert.deepEqual(held.items[0]?.updates, 1);
+    assert.equal((await store.listDevices({}, { limit: 9 })).items[0]?.via, "g");
+    await store.close();
+  });
+
   test(`a schema that a newer build wrote is refused, ${driver}`, async (t) => {
     const place = await makePlace();
     t.after(() => place.remove());
