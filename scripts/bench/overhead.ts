@@ -119,6 +119,7 @@ async function startTiers(stage: Stage, { devices }: OverheadSize): Promise<Tier
       gateway: GATEWAY,
       dataDir: join(directory, "gateway"),
       listen: { port: 0 },
+      status: { port: 0 },
       upstream: `127.0.0.1:${cloud.started.grpcPort}`,
     },
   });

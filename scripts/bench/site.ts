@@ -29,6 +29,7 @@ export async function startSite(
       gateway: GATEWAY,
       dataDir,
       listen: { port: 0 },
+      status: { port: 0 },
       upstream: upstream.address,
       ...settings,
     },

@@ -132,6 +132,7 @@ export function gatewaySettings(
     site,
     dataDir: join(dir, name),
     listen: { port: 0 },
+    status: { port: 0 },
     upstream: `127.0.0.1:${upstreamPort}`,
     reserveDiskBytes: 0,
     ballastBytes: 0,
