@@ -129,7 +129,17 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
     openModel: (_model, digest) => modelsBelow.open(digest),
     events,
   });
-  const server = await (options.listen ?? listenGrpc)(service, address, clock, events);
+  const close = async () => {
+    attachments.close();
+    modelsBelow.close();
+    await inbox.close();
+    await branches.close();
+  };
+  const listening = (options.listen ?? listenGrpc)(service, address, clock, events);
+  const server = await listening.catch(async (error: unknown) => {
+    await close();
+    throw error;
+  });
   return {
     port: server.port,
     roll,
@@ -147,8 +157,7 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
       attachments.close();
       modelsBelow.close();
       await server.close();
-      await inbox.close();
-      await branches.close();
+      await close();
     },
   };
 }

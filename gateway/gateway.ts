@@ -6,6 +6,7 @@ import { acquireLock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
+import { limits as tier } from "@tributary/proto/tier/limits.js";
 import { createAncestry } from "./ancestry.js";
 import { openBallast } from "./ballast.js";
 import { type BrokerOptions, createBroker, type DeviceLink } from "./broker.js";
@@ -321,7 +322,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         site,
         incarnation: store.incarnation,
         softwareVersion: options.softwareVersion,
-        rounds: [...new Set([...openRounds(), ...outbox.rounds()])],
+        rounds: [...new Set([...openRounds(), ...outbox.rounds()])].slice(0, tier.helloRounds),
         below: downstream?.roll.names() ?? [],
         nowMs: BigInt(Math.round(clock.nowMs())),
       }),
