@@ -258,8 +258,8 @@ export async function startSiteRounds(
   }
 
   if (site !== undefined) await completeLedger(site);
-  if (opening.running !== undefined) await open(opening.running, true);
-  run(first);
+  if (opening.running === undefined) run(first);
+  else await open(opening.running, true);
   return {
     plan,
     progress,
