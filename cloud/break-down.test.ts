@@ -118,7 +118,10 @@ test("a full disk is waited for: the session goes on once there is room", async 
   await two.contribute(second, 1);
   await three.contribute(third, 1);
   await cloud.event((event) => event.name === "storage-failed" && event.what === "disk");
-  assert.equal(cloud.sessions.status("s")?.state, "running");
+  // What it is asked meanwhile is answered, and done once there is room.
+  const stopped = await cloud.sessions.stop("s");
+  assert.ok(stopped.ok && stopped.session.state === "running");
+  assert.equal(stopped.session.reason, "no space");
   disk.failure = undefined;
   await eachCountsOnce(cloud);
   for (const gateway of gateways) gateway.close();

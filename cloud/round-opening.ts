@@ -1,6 +1,6 @@
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
-import { roundOpened } from "./links.js";
+import { roundClosed, roundOpened } from "./links.js";
 import { createLiveRound, type LiveRound, type RoundTimes } from "./live-round.js";
 import { type SessionParams, siteDeadlineMs } from "./params.js";
 import { createRoundJournal } from "./round-journal.js";
@@ -132,4 +132,27 @@ export function fleetNow({ gateways, devices }: SessionWorld, siteQuorum: number
     sitesReady: counts.filter((count) => count >= siteQuorum).length,
     devices: counts.reduce((sum, count) => sum + count, 0),
   };
+}
+
+export function reportOpened(
+  { events }: Pick<SessionWorld, "events">,
+  { id: round, session, task, base, sites, roster }: OpenRound,
+  deadlineMs: number,
+): void {
+  const counts = { gateways: sites, devices: roster };
+  const what = { session, round, task, base, ...counts, deadlineMs };
+  events({ level: "info", name: "round-opened", ...what });
+}
+
+/** @param counts of contributions, those kept from before included */
+export function reportClosed(
+  { events, links }: Pick<SessionWorld, "events" | "links">,
+  { id: round, session, rosters }: OpenRound,
+  outcome: string,
+  counts: { readonly merged: number; readonly kept: number; readonly expired: number },
+  tookMs: number,
+): void {
+  for (const gateway of Object.keys(rosters)) links.send(gateway, roundClosed(round, outcome));
+  const level = outcome === "failed" || counts.expired > 0 ? "warn" : "info";
+  events({ level, name: "round-closed", session, round, outcome, ...counts, tookMs });
 }

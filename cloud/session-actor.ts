@@ -7,7 +7,7 @@ import type { SessionActor } from "./actor.js";
 import { createDiskWait } from "./disk-wait.js";
 import type { LatePartials } from "./late-partials.js";
 import { limits } from "./limits.js";
-import { modelPublished, roundClosed, roundOpened } from "./links.js";
+import { modelPublished, roundOpened } from "./links.js";
 import type { LiveRound } from "./live-round.js";
 import { createMailbox } from "./mailbox.js";
 import { createOptimizerFiles } from "./optimizer-files.js";
@@ -20,6 +20,8 @@ import {
   liveRound,
   planRound,
   remainingMs,
+  reportClosed,
+  reportOpened,
   roundTimes,
   tellMembers,
 } from "./round-opening.js";
@@ -181,18 +183,7 @@ export function createSessionActor(
     await surely(() => store.openRound(opened));
     const { deadlineMs } = params;
     live = liveRound(world, params, opened, roundTimes(world, params, deadlineMs));
-    const { id: round, task, base, sites, roster } = opened;
-    const counts = { gateways: sites, devices: roster };
-    events({
-      level: "info",
-      name: "round-opened",
-      session,
-      round,
-      task,
-      base,
-      ...counts,
-      deadlineMs,
-    });
+    reportOpened(world, opened, deadlineMs);
     await begun(live);
   };
   /** Offers a round to its members, and closes it if it is due already. */
@@ -267,19 +258,8 @@ export function createSessionActor(
     tally.merged += merged;
     tally.expired += expired;
     await late.adopt(retained);
-    for (const gateway of Object.keys(ended.row.rosters))
-      links.send(gateway, roundClosed(ended.row.id, end.state));
-    events({
-      level: end.state === "failed" || expired > 0 ? "warn" : "info",
-      name: "round-closed",
-      session,
-      round: ended.row.id,
-      outcome: end.state,
-      merged,
-      kept,
-      expired,
-      tookMs: Math.round(clock.monotonicMs() - ended.times.openedAtMs),
-    });
+    const tookMs = Math.round(clock.monotonicMs() - ended.times.openedAtMs);
+    reportClosed(world, row, end.state, { merged, kept, expired }, tookMs);
     // The next start sweeps what a crash before this leaves behind.
     cleaning = Promise.all([cleaning, ended.remove().catch(() => undefined)]);
   };

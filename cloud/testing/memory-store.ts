@@ -126,7 +126,10 @@ function modelsIn(tables: MemoryTables, durable: Durably) {
   const models = tables.table<Numbered<ModelRow>>("model", ({ id }) => id);
   const evaluations = tables.table<Numbered<EvaluationRow>>("evaluation", ({ round }) => round);
   let sequence = 0;
-  const bare = <T>({ key: _, ...row }: Numbered<T>): T => row as T;
+  const bare = <T>(keyed: Numbered<T>): T => {
+    const { key: _key, ...row } = keyed;
+    return row as T;
+  };
   const insert = (model: ModelRow): void => {
     if (model.parent !== null && models.get(model.parent) === undefined)
       throw new TributaryError("store-conflict", `${model.id} has no parent ${model.parent}`);
