@@ -174,6 +174,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     const state = await states.read(plan);
     const running = await findRunning(options, plan.round, journals, state?.number ?? 0);
     const newest = Math.max(sealed.newestSiteRound(plan.round), state?.number ?? 0);
+    let over = false;
     const cycle = await startSiteRounds(
       options,
       { plan, roster, remainingMs, state, running, newest },
@@ -183,10 +184,14 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
         onOpen: (leaf) => void leaves.set(leaf.plan.round, leaf),
         onSealed: sealed.add,
         onLanded,
-        onEnded: (record) => finish(plan, record),
+        onEnded(record) {
+          over = true;
+          finish(plan, record);
+        },
       },
     );
-    open.set(plan.round, { plan, cycle });
+    // What a restart left can come to its end at once.
+    if (!over) open.set(plan.round, { plan, cycle });
   }
 
   /** The leaf takes nothing more; its contributors are in the ledger. */
