@@ -39,7 +39,10 @@ export async function listenGrpc(
       ServerCredentials.createInsecure(),
       (cause, bound) => {
         if (cause === null) return resolve(bound);
-        const message = `cannot listen on ${host}:${address.port}: ${cause.message}`;
+        // The library wraps the system's error in words of its own.
+        const used = cause.message.includes("EADDRINUSE");
+        const why = used ? "the port is in use" : cause.message;
+        const message = `cannot listen on ${host}:${address.port}: ${why}`;
         reject(new TributaryError("port-in-use", message, { cause }));
       },
     );
