@@ -98,6 +98,23 @@ describe("the model cache", () => {
     assert.deepEqual(Buffer.from(read), Buffer.from(bytes));
   });
 
+  it("serves no chunk of a file that was damaged on disk, and fetches it anew", async () => {
+    const { files, fetches, disk, models, whole } = await bench();
+    const bytes = fileOf(1);
+    files.set("s.0", bytes);
+    const manifest = manifestOf("s.0", bytes);
+    models.want(manifest);
+    await whole(manifest);
+    disk.flip(`models/${manifest.digest}`, 8 * 2_100);
+    const first = await models.read(manifest.digest, 0, 1024);
+    assert.deepEqual(Buffer.from(first), Buffer.from(bytes.subarray(0, 1024)));
+    await assert.rejects(models.read(manifest.digest, 2048, 1024), /damaged/);
+    await whole(manifest);
+    assert.deepEqual(fetches, [0, 2048]);
+    const read = await models.read(manifest.digest, 0, bytes.length);
+    assert.deepEqual(Buffer.from(read), Buffer.from(bytes));
+  });
+
   it("takes no chunk with a wrong digest, and asks again", async () => {
     const { files, fetches, link, models, whole, events } = await bench();
     const bytes = fileOf(1);

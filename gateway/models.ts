@@ -178,7 +178,7 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
     if (models.get(manifest.digest) !== model) return; // dropped meanwhile
     model.complete = true;
     await store.putModel(record(model));
-    wants.delete(manifest.digest);
+    if (model.complete) wants.delete(manifest.digest); // else it was found damaged meanwhile
   }
 
   function kick(): void {
@@ -187,6 +187,19 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
     running = run().finally(() => {
       running = undefined;
     });
+  }
+
+  /** What is whole of a damaged file is kept. A site's own model is nowhere else: it stays as it is. */
+  function fetchAnew(model: Model): void {
+    const { model: name, digest } = model.manifest;
+    const message = "its file is damaged";
+    events({ level: "warn", name: "model-failed", model: name, message });
+    if (!model.complete || isSiteId(name)) return;
+    model.complete = false;
+    model.bytes = 0;
+    wants.add(digest);
+    options.onProgress(digest);
+    kick();
   }
 
   async function add(manifest: Manifest): Promise<void> {
@@ -250,7 +263,13 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
       if (model !== undefined) model.usedAtMs = time.logicalMs();
       const file = await disk.openRead(fileOf(digest));
       try {
-        return await file.read(offset, length);
+        const bytes = await file.read(offset, length);
+        if (model?.complete && !intact(model.manifest, offset, length, bytes)) {
+          fetchAnew(model);
+          const message = `the file of ${model.manifest.model} is damaged`;
+          throw new TributaryError("disk-failed", message, { retryable: true });
+        }
+        return bytes;
       } finally {
         await file.close();
       }
@@ -262,6 +281,19 @@ export async function openModels(options: ModelsOptions): Promise<Models> {
       await running;
     },
   };
+}
+
+/** Whether what was read is all there, and its whole chunks have their digests: a disk can rot. */
+function intact(manifest: Manifest, offset: number, length: number, bytes: Uint8Array): boolean {
+  const { chunkBytes } = manifest;
+  if (bytes.length < Math.min(length, manifest.bytes - offset)) return false;
+  if (offset % chunkBytes !== 0) return true;
+  for (let at = 0; at < bytes.length; at += chunkBytes) {
+    const chunk = bytes.subarray(at, at + chunkBytes);
+    const isWhole = chunk.length === Math.min(chunkBytes, manifest.bytes - offset - at);
+    if (isWhole && !verifyChunk(manifest, offset + at, chunk, sha256).ok) return false;
+  }
+  return true;
 }
 
 /** The index against the files; a file that no record names is removed. */

@@ -68,6 +68,11 @@ export function scheduleFaults(
     });
   };
 
+  const rotting = [...cast.gateways, ...cast.devices].map(({ actor, program }) => ({
+    actor,
+    disk: program.disk,
+  }));
+
   const strike: Record<FaultKind, () => void> = {
     "power-cut": () => anyActor().kill(true, downMs()),
     kill: () => anyActor().kill(false, downMs()),
@@ -109,7 +114,17 @@ export function scheduleFaults(
       });
     },
     "session-stop": () => operator.stopSession(draw.scaled(500, 20_000)),
-    flip() {},
+    flip() {
+      const { actor, disk } = draw.of(rotting);
+      if (disk === undefined) return;
+      // At rest, while nobody has read it in: the machine is down when it happens.
+      const downForMs = downMs();
+      actor.kill(true, downForMs);
+      const bit = Math.floor(draw.between(0, 1e6));
+      void rot(disk, draw.between(0, 1), bit).then((path) => {
+        if (path !== undefined) say(`bit ${bit} of ${actor.name}'s ${path} flips`);
+      });
+    },
   };
 
   // Between two steps of a program is where it is easily wrong: so near its events it goes down.
@@ -152,4 +167,17 @@ export function scheduleFaults(
       return count;
     },
   };
+}
+
+/** Flips a bit of one of the files that can be had again: models, and a device's update, which is trained anew. */
+async function rot(disk: MemoryDisk, at: number, bit: number): Promise<string | undefined> {
+  const cached = (await disk.list("models")).map((name) => `models/${name}`);
+  const kept = (await disk.list(".")).filter((name) =>
+    /^slot$|\.(safetensors|part|json)$/.test(name),
+  );
+  const files = [...cached, ...kept];
+  const path = files[Math.floor(at * files.length)];
+  if (path === undefined || (await disk.readFile(path)).length === 0) return undefined;
+  disk.flip(path, bit);
+  return path;
 }

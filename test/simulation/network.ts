@@ -132,7 +132,7 @@ export function createNetwork(
         return own().open;
       },
       send(message, sent) {
-        if (!own().open || !own().life.alive) return sent?.();
+        if (!own().open || !own().life.alive || connection().broken) return sent?.();
         const bytes = message.slice();
         put(direction, () => receive(connection(), other(), bytes), sent);
       },
@@ -165,6 +165,8 @@ export function createNetwork(
       if (!connection.broken) return;
     }
     connections.delete(connection);
+    for (const { queue } of [connection.up, connection.down])
+      for (const { sent } of queue.splice(0)) sent?.();
   }
 
   function breakDown(connection: Connection, toldWithinMs: number): void {
