@@ -301,6 +301,20 @@ describe("towards a gateway below", () => {
     assert.deepEqual(reducer.partials.map(names), [["a"], ["b"]]);
   });
 
+  it("goes on with a round that was closed above, where the plan says to finish it first", async () => {
+    const { reducer, lower } = await stand({ a: "g1", b: "g1" });
+    const plan = samplePlan({ finishFirst: true });
+    reducer.openRound(plan, ["a", "b"]);
+    await lower.next("roundOpened");
+    await lower.deliver(sumOf(plan, ["a"]), 1);
+    reducer.tell({ $case: "roundClosed", value: { round: plan.round, outcome: "committed" } });
+    await lower.next("roundClosed");
+    lower.say(sealed(plan.round, 2));
+    await lower.deliver(sumOf(plan, ["b"]), 2);
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assert.deepEqual(names(reducer.partials[0]), ["a", "b"]);
+  });
+
   it("waits for all that a member said it sealed, be it in several Partials", async () => {
     const { reducer, lower } = await stand({ a: "g1", b: "g1" });
     const plan = await opened(reducer, lower, ["a", "b"]);
