@@ -1,7 +1,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 
-/** A contribution's identity: the round it was trained for, and the device. */
+/** For which round, or site round of it, a device holds a receipt. */
 export type Receipt = { readonly round: string; readonly device: string };
 
 /** What the cloud's books say of one contribution. */
@@ -11,6 +11,8 @@ export type Entry = {
   readonly outcome: string;
   readonly rule: string | null;
   readonly model: string | null;
+  /** Updates that are in it: more than one after several site rounds. */
+  readonly updates: number;
 };
 
 export type Account = {
@@ -20,7 +22,7 @@ export type Account = {
   readonly inModel: number;
   /** Of those: recorded as expired, by a rule that is named. */
   readonly expired: number;
-  /** Of those: in no model and in no recorded expiry. */
+  /** Of those: in no model and in no recorded expiry, or with fewer updates than were receipted. */
   readonly lost: readonly string[];
   /** Contributions, receipted or not, that are in more than one model, or in one and expired too. */
   readonly doubled: readonly string[];
@@ -37,17 +39,21 @@ export function judge(
 ): Account {
   const entries = new Map<string, Entry[]>();
   for (const entry of books) {
-    const key = keyOf({ round: `${session}.${entry.round}`, device: entry.device });
+    const key = `${session}.${entry.round} ${entry.device}`;
     entries.set(key, [...(entries.get(key) ?? []), entry]);
   }
-  const receipted = new Set(receipts.map(keyOf));
+  const receipted = new Map<string, Set<string>>();
+  for (const { round, device } of receipts) {
+    const key = `${cloudRound(round)} ${device}`;
+    receipted.set(key, (receipted.get(key) ?? new Set()).add(round));
+  }
   const lost: string[] = [];
   let inModel = 0;
   let expired = 0;
-  for (const key of receipted) {
-    const ends = (entries.get(key) ?? []).map(endOf);
-    if (ends.includes("model")) inModel++;
-    else if (ends.includes("expired")) expired++;
+  for (const [key, rounds] of receipted) {
+    const ends = (entries.get(key) ?? []).filter(({ updates }) => updates >= rounds.size);
+    if (ends.some((entry) => endOf(entry) === "model")) inModel++;
+    else if (ends.some((entry) => endOf(entry) === "expired")) expired++;
     else lost.push(key);
   }
   const doubled = [...entries].flatMap(([key, ends]) => (ends.length > 1 ? [key] : []));
@@ -60,8 +66,9 @@ function endOf({ outcome, rule, model }: Entry): "model" | "expired" | undefined
   return outcome === "expired" && rule !== null ? "expired" : undefined;
 }
 
-function keyOf({ round, device }: Receipt): string {
-  return `${round} ${device}`;
+/** The cloud's round of a site round: `<session>.<n>` of `<session>.<n>.<k>`. */
+function cloudRound(round: string): string {
+  return round.split(".").slice(0, 2).join(".");
 }
 
 /** The receipts in the devices' audit files: one file a device, JSON lines. */

@@ -29,7 +29,7 @@ test("a gateway that receipts before it has written is caught: its updates are l
 
 const receipt = (device: string) => ({ round: "s.1", device });
 const entry = (device: string, change: Partial<Entry> = {}): Entry => ({
-  ...{ round: 1, device, outcome: "model", rule: null, model: "s.1" },
+  ...{ round: 1, device, outcome: "model", rule: null, model: "s.1", updates: 1 },
   ...change,
 });
 const late = { outcome: "expired", rule: "late", model: null };
@@ -41,6 +41,13 @@ test("each receipt is in a model, expired by a rule, or lost", () => {
     ...{ receipted: 4, inModel: 1, expired: 1 },
     ...{ lost: ["s.1 c", "s.1 e"], doubled: [] },
   });
+});
+
+test("a contribution of several site rounds has at least as many updates as were receipted", () => {
+  const receipts = ["s.1.1", "s.1.2", "s.1.2"].map((round) => ({ round, device: "a" }));
+  const lostWith = (updates: number) => judge("s", receipts, [entry("a", { updates })]).lost;
+  assert.deepEqual([3, 2, 1].map(lostWith), [[], [], ["s.1 a"]]);
+  assert.equal(judge("s", receipts, []).receipted, 1);
 });
 
 test("a contribution that waits, or that no rule expired, is not accounted for", () => {

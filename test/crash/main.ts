@@ -17,7 +17,7 @@ const USAGE = `npm run crash -- [--kills N] [--point P ...] [--seed S] [--jobs J
 Points:
 ${pointNames.map((name) => `  ${name.padEnd(18)}${points[name].tier}: ${points[name].where}`).join("\n")}
 
-Exits with 1 when a contribution that a device holds a receipt for is in no model and no recorded
+An interrupt ends the run early, and judges what it has come to. Exits with 1 when a contribution that a device holds a receipt for is in no model and no recorded
 expiry, when one is in two, or when a model's sum is not that of its contributors.
 `;
 
@@ -52,11 +52,15 @@ function readOrder(): Order | undefined {
   }
 }
 
+const interrupted = new AbortController();
+const { signal } = interrupted;
+for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => interrupted.abort());
+
 /** Resolves to whether the point holds. */
 async function runOne(point: PointName, { kills, seed }: Order): Promise<boolean> {
   let result: PointResult;
   try {
-    result = await runPoint({ point, kills, seed });
+    result = await runPoint({ point, kills, seed, signal });
   } catch (error) {
     process.stderr.write(`${point}: ${error instanceof Error ? error.stack : String(error)}\n`);
     return false;
@@ -71,14 +75,18 @@ async function run(order: Order): Promise<void> {
   const waiting = [...order.names];
   const held: boolean[] = [];
   const work = async () => {
-    for (let point = waiting.shift(); point !== undefined; point = waiting.shift())
+    for (;;) {
+      const point = signal.aborted ? undefined : waiting.shift();
+      if (point === undefined) return;
       held.push(await runOne(point, order));
+    }
   };
   process.stdout.write(tableHead());
   await Promise.all(Array.from({ length: order.jobs }, work));
   const failed = held.filter((holds) => !holds).length;
   process.stdout.write(`${held.length - failed} passed, ${failed} failed\n`);
-  process.exitCode = failed === 0 ? exitCodes.ok : exitCodes.refused;
+  const clean = signal.aborted ? exitCodes.interrupted : exitCodes.ok;
+  process.exitCode = failed === 0 ? clean : exitCodes.refused;
 }
 
 const order = readOrder();

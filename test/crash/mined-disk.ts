@@ -48,6 +48,7 @@ export function minedGatewayDisk(disk: Disk, { bomb, writeDelayMs }: Place): Dis
     async writeFileAtomic(path, parts) {
       await disk.writeFileAtomic(path, parts);
       if (path.startsWith("outbox/")) bomb.hit("mid-seal");
+      if (path.startsWith("sites/")) bomb.hit("after-site-round");
     },
   };
 }

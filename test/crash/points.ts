@@ -11,13 +11,15 @@ export type Point = {
   readonly parameters: number;
   /** Waited before each write to a gateway's journal, in milliseconds, so that updates gather. */
   readonly writeDelayMs: number;
+  /** Site rounds in each of the cloud's. */
+  readonly siteRounds: number;
 };
 
-const small = { hitsMost: 4, devices: 2, parameters: 18, writeDelayMs: 0 };
+const small = { hitsMost: 4, devices: 2, parameters: 18, writeDelayMs: 0, siteRounds: 1 };
 /** So many values that four updates outweigh a checkpoint, and more devices than that. */
-const gathered = { hitsMost: 2, devices: 8, parameters: 1_024, writeDelayMs: 40 };
+const gathered = { hitsMost: 2, devices: 8, parameters: 1_024, writeDelayMs: 40, siteRounds: 1 };
 /** A model of three chunks. */
-const chunked = { hitsMost: 7, devices: 1, parameters: 140_000, writeDelayMs: 0 };
+const chunked = { hitsMost: 7, devices: 1, parameters: 140_000, writeDelayMs: 0, siteRounds: 1 };
 
 const table = {
   "before-append": {
@@ -45,6 +47,12 @@ const table = {
     where: "the Partial's file is in the outbox, the index does not name it",
     ...small,
     hitsMost: 2,
+  },
+  "after-site-round": {
+    tier: "gateway",
+    where: "a site round's state is durable, the index still has the round before it",
+    ...small,
+    siteRounds: 3,
   },
   "before-open": {
     tier: "gateway",
