@@ -132,6 +132,7 @@ export const configSchema = z
       .number()
       .int()
       .min(0)
+      .max(1024 * MIB)
       .default(16 * MIB),
     /** An upload that does not move for so long loses its slot. */
     uploadIdleMs: z.number().int().min(100).max(600_000).default(15_000),
