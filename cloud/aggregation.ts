@@ -49,7 +49,7 @@ export const aggregationSchema = z.discriminatedUnion("kind", [
     kind: z.literal("site-memory"),
     /** H, in model versions. */
     halfLife: z.number().positive().max(bounds.halfLife).default(10),
-    /** Population of each site; one that is not named counts as its registered devices. */
+    /** Population of each site; without it each registered site counts as its devices. */
     populations: z
       .record(idSchema, z.number().positive().finite())
       .refine((sites) => Object.keys(sites).length <= bounds.populations, {

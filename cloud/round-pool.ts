@@ -20,7 +20,7 @@ export async function decideFor(
   const { version, ages } = await agesOf(world, head, entries, ageMax(aggregation));
   const populations =
     aggregation.kind === "site-memory"
-      ? populationsOf(world, aggregation.populations ?? {}, entries)
+      ? populationsOf(world, aggregation.populations, entries)
       : new Map<string, number>();
   const ageOf = (base: string) => ages.get(base);
   return { decision: decidePool({ aggregation, totalMax, ageOf, populations }, entries), version };
@@ -93,16 +93,19 @@ async function agesOf(
   return { version: row.version, ages };
 }
 
-/** A site counts as named, else as the devices that are registered there. */
+/**
+ * The sites that are named, and how much each counts; without such a list every registered site, by
+ * its devices. A site that has a delta and is not listed counts as its registered devices too.
+ */
 function populationsOf(
   { devices }: SessionWorld,
-  named: Readonly<Record<string, number>>,
+  named: Readonly<Record<string, number>> | undefined,
   entries: readonly PoolEntry[],
 ): ReadonlyMap<string, number> {
-  const populations = new Map(devices.populations());
+  const registered = devices.populations();
+  const populations = new Map(named === undefined ? registered : Object.entries(named));
   for (const { site, contributors } of entries)
-    if (!populations.has(site)) populations.set(site, contributors);
-  for (const [site, population] of Object.entries(named)) populations.set(site, population);
+    if (!populations.has(site)) populations.set(site, registered.get(site) ?? contributors);
   return populations;
 }
 

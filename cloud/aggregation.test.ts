@@ -1,0 +1,134 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { merge } from "@tributary/proto/algebra/partial.js";
+import { aggregationSchema } from "./aggregation.js";
+import { importInitialModel, paramsOf, startCloud, temporaryDir } from "./testing/cloud.js";
+import { attachGateway, type TestGateway } from "./testing/gateway.js";
+import { memoryStore } from "./testing/memory-store.js";
+import { sumOf } from "./testing/rounds.js";
+
+let dir: Awaited<ReturnType<typeof temporaryDir>>;
+let cloud: Awaited<ReturnType<typeof startCloud>>;
+before(async () => {
+  dir = await temporaryDir();
+  cloud = await startCloud(dir.dir, { store: memoryStore() });
+  await importInitialModel(cloud);
+});
+after(async () => {
+  await cloud?.close();
+  await dir.remove();
+});
+
+/** Two gateways with a device each, for a session of its own. */
+async function openSession(over: Parameters<typeof paramsOf>[0] & { name: string }) {
+  const attach = (id: string) => attachGateway(cloud.grpcPort, { id: `${over.name}-${id}` });
+  const [one, two] = await Promise.all([attach("one"), attach("two")]);
+  one.devices(`${over.name}-a`);
+  two.devices(`${over.name}-b`);
+  const started = await cloud.sessions.start(paramsOf({ devicesMin: 2, ...over }));
+  assert.ok(started.ok, JSON.stringify(started));
+  const empty = (gateway: TestGateway, round: string) =>
+    gateway.send({
+      $case: "roundProgress",
+      value: { round, offered: 0, folded: 0, declined: 0, sealed: true },
+    });
+  const finished = () =>
+    cloud.event((event) => event.name === "session-finished" && event.session === over.name);
+  const fates = async () => {
+    const { items } = await cloud.store.listContributions({ session: over.name }, { limit: 100 });
+    return items.map((row) => `${row.round} ${row.device.at(-1)} ${row.model ?? row.rule}`);
+  };
+  const close = async () => {
+    one.close();
+    two.close();
+    for (const { id } of [one, two])
+      await cloud.event((event) => event.name === "gateway-detached" && event.gateway === id);
+  };
+  return { one, two, empty, finished, fates, close };
+}
+
+test("a buffered session makes a model of K contributions, those of earlier rounds that ride along included", async () => {
+  const aggregation = aggregationSchema.parse({ kind: "buffered", contributors: 3 });
+  const session = await openSession({ name: "buf", rounds: 1, aggregation });
+  const { one, two } = session;
+  const [first, missed] = [await one.round(), await two.round()];
+  assert.equal(first.plan.finishFirst, true);
+  await one.contribute(first, 1);
+  session.empty(two, missed.plan.round);
+  assert.deepEqual(await one.next("roundClosed"), { round: "buf.1", outcome: "kept" });
+  assert.equal((await cloud.store.round("buf.1"))?.rule, "contributors");
+  assert.equal(cloud.sessions.status("buf")?.kept.contributions, 1);
+
+  const second = await two.round();
+  assert.equal(second.plan.base.model, first.plan.base.model);
+  const site = two.id;
+  const late = sumOf(missed.plan, { "buf-b": 2 }, { site });
+  const both = merge(late, sumOf(second.plan, { "buf-b": 2 }, { site }), 1_000n);
+  assert.ok(both.ok);
+  assert.equal((await two.deliver(both.partial, 1)).receipt?.outcome, "merged");
+  await session.finished();
+  assert.deepEqual(await session.fates(), ["1 a buf.2", "1 b buf.2", "2 b buf.2"]);
+  const model = await cloud.store.model("buf.2");
+  assert.deepEqual(
+    model?.groups?.map(({ base, age, samples }) => [base, age, samples]),
+    [["s.0", 0, 6]],
+  );
+  await session.close();
+});
+
+test("site memory holds a site's newest delta, carries it on, and expires what is replaced unused", async () => {
+  const populations = { "mem-one": 3, "mem-two": 1 };
+  const aggregation = aggregationSchema.parse({ kind: "site-memory", populations });
+  const session = await openSession({ name: "mem", rounds: 4, aggregation });
+  const { one, two } = session;
+  const together = [await one.round(), await two.round()] as const;
+  assert.equal(together[0].plan.perSite, true);
+  await one.contribute(together[0], 1);
+  await two.contribute(together[1], 1);
+  // The second round misses site two, whose delta goes on; the third too.
+  const missed = await two.round();
+  await one.contribute(await one.round(), 2);
+  session.empty(two, missed.plan.round);
+  const third = [await one.round(), await two.round()] as const;
+  // What comes late for the second, and then for the third, is not in a model before the fourth.
+  await one.contribute(third[0], 3);
+  session.empty(two, third[1].plan.round);
+  const fourth = [await one.round(), await two.round()] as const;
+  assert.equal((await two.contribute(missed, 2)).receipt?.outcome, "kept");
+  assert.equal((await two.contribute(third[1], 3)).receipt?.outcome, "kept");
+  await one.contribute(fourth[0], 4);
+  session.empty(two, fourth[1].plan.round);
+  await session.finished();
+  assert.deepEqual(await session.fates(), [
+    "1 a mem.1",
+    "1 b mem.1",
+    "2 a mem.2",
+    "2 b superseded",
+    "3 a mem.3",
+    "3 b mem.4",
+    "4 a mem.4",
+  ]);
+  const groupsOf = async (model: string) =>
+    (await cloud.store.model(model))?.groups?.map((group) => [
+      group.site,
+      group.base,
+      group.coefficient,
+      group.carried,
+    ]);
+  assert.deepEqual(await groupsOf("mem.1"), [
+    ["mem-one", "s.0", 0.75, 0],
+    ["mem-two", "s.0", 0.25, 0],
+  ]);
+  assert.deepEqual(await groupsOf("mem.3"), [
+    ["mem-two", "s.0", 0.25 * 2 ** (-2 / 10), 1],
+    ["mem-one", "mem.2", 0.75, 0],
+  ]);
+  assert.deepEqual(await groupsOf("mem.4"), [
+    ["mem-two", "mem.2", 0.25 * 2 ** (-1 / 10), 0],
+    ["mem-one", "mem.3", 0.75, 0],
+  ]);
+  const { contributors, weight } = (await cloud.store.model("mem.3")) ?? {};
+  assert.deepEqual([contributors, weight], [1, 2], "what is carried was counted before");
+  assert.equal((await cloud.store.retainedPartials("mem")).length, 0);
+  await session.close();
+});
