@@ -27,7 +27,8 @@ export function createMachine(agenda: Agenda, name: string, rate: number): Machi
         nowMs: () => Math.floor(EPOCH_MS + machine.wallOffsetMs + agenda.nowMs * rate),
         monotonicMs: () => (agenda.nowMs - bornMs) * rate,
         setTimer(delayMs, fn) {
-          const entry = agenda.after(delayMs / rate, () => {
+          // A microsecond more, so that no rounding lets it fire before its time by its own clock.
+          const entry = agenda.after(delayMs / rate + 0.001, () => {
             if (life.alive) fn();
           });
           return { cancel: () => entry.cancel() };
