@@ -5,12 +5,14 @@ import type { MemoryDisk } from "@tributary/proto/host/memory-disk.js";
 import type { Account } from "./account.js";
 import type { Failures } from "./failures.js";
 import {
+  discountOf,
   type Grid,
   type Master,
   meanOf,
   onGrid,
   type Sum,
   stepOf,
+  stepOfGroups,
   sumOf,
   valuesIn,
 } from "./oracle.js";
@@ -131,6 +133,7 @@ function createFold(
   };
   const masters = new Map<string, Master>();
   const values = new Map<string, Float32Array>();
+  const parents = new Map<string, string | null>();
   const baseOf = new Map(rounds.map(({ id, base }) => [id, base]));
 
   /** The exact sum of a model's contributions on one base. */
@@ -149,12 +152,39 @@ function createFold(
     return sumOf(contributions, coordinates);
   }
 
+  /** A model's contributions by their base, the oldest first. */
+  function groupsOf(members: readonly ContributionRow[], parent: string) {
+    const trail: string[] = [];
+    for (let at: string | null | undefined = parent; at; at = parents.get(at)) trail.push(at);
+    const byBase = new Map<string, ContributionRow[]>();
+    for (const row of members) {
+      const base = baseOf.get(`${row.session}.${row.round}`) ?? "";
+      byBase.set(base, [...(byBase.get(base) ?? []), row]);
+    }
+    const groups = [];
+    for (const base of [...byBase.keys()].sort((a, b) => trail.indexOf(b) - trail.indexOf(a))) {
+      const age = trail.indexOf(base);
+      if (age < 0) return `it holds contributions on ${base}, which is not on its trail`;
+      const sum = groupSum(byBase.get(base) ?? [], base);
+      if (typeof sum === "string") return sum;
+      const { aggregation } = session;
+      if (aggregation.kind === "site-memory")
+        throw new Error("the simulation draws no site memory");
+      if (age > aggregation.maxStaleness)
+        return `it holds contributions that are ${age} versions old`;
+      const discount = discountOf(aggregation.staleness, age);
+      groups.push({ samples: Number(sum.samples), discount, mean: meanOf(sum, grid), sum });
+    }
+    return groups;
+  }
+
   async function check(model: ModelRow): Promise<string | undefined> {
     const file = await disk.readFile(`models/${model.digest}.safetensors`);
     const digest = createHash("sha256").update(file).digest("hex");
     if (digest !== model.digest) return "its file does not have its digest";
     const found = valuesIn(file);
     values.set(model.id, found);
+    parents.set(model.id, model.parent);
     if (model.round === null || model.parent === null) {
       masters.set(model.id, { weights: Array.from(found) });
       return undefined;
@@ -163,16 +193,15 @@ function createFold(
     const total = members.reduce((sum, { samples }) => sum + samples, 0);
     if (members.length !== model.contributors || total !== model.weight)
       return `it counts ${model.contributors} contributions of ${model.weight} samples; on record are ${members.length} of ${total}`;
-    const base = baseOf.get(`${model.session}.${members[0]?.round}`) ?? "";
-    const sum = groupSum(members, base);
-    if (typeof sum === "string") return sum;
-    const sumDigest = createHash("sha256")
-      .update(new Uint8Array(BigInt64Array.from(sum.sum).buffer))
-      .digest("hex");
-    if (sumDigest !== model.sumDigest) return "its sum is not the sum of its contributions";
+    const groups = groupsOf(members, model.parent);
+    if (typeof groups === "string") return groups;
+    const sums = createHash("sha256");
+    for (const { sum } of groups) sums.update(new Uint8Array(BigInt64Array.from(sum.sum).buffer));
+    if (sums.digest("hex") !== model.sumDigest)
+      return "its sum is not the sum of its contributions";
     const from = masters.get(model.parent);
     if (from === undefined) return `its parent ${model.parent} is no earlier model`;
-    const master = stepOf(session.optimizer, from, meanOf(sum, grid));
+    const master = stepOf(session.optimizer, from, stepOfGroups(groups));
     masters.set(model.id, master);
     const expected = Float32Array.from(master.weights);
     for (let i = 0; i < coordinates; i++)

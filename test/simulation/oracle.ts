@@ -76,6 +76,34 @@ export function meanOf({ samples, sum }: Sum, { fractionBits }: Grid): number[] 
   return sum.map((s, i) => nearestDouble(s, samples << BigInt(fractionBits[i] as number)));
 }
 
+/** s(tau) of an update that is tau model versions old (cloud/README.md; Xie et al. 2019, 5.2). */
+export function discountOf(
+  rule: Extract<SessionParams["aggregation"], { staleness: unknown }>["staleness"],
+  age: number,
+): number {
+  if (rule.kind === "constant") return 1;
+  if (rule.kind === "hinge") return age <= rule.b ? 1 : 1 / (rule.a * (age - rule.b) + 1);
+  if (rule.exponent !== 0.5) throw new Error("the simulation draws square roots only");
+  return 1 / Math.sqrt(1 + age);
+}
+
+/** The step of groups on several bases, in the order of the bases: sum of N s mean, over sum of N. */
+export function stepOfGroups(
+  groups: readonly {
+    readonly samples: number;
+    readonly discount: number;
+    readonly mean: number[];
+  }[],
+): number[] {
+  const total = groups.reduce((sum, { samples }) => sum + samples, 0);
+  return groups
+    .map(({ samples, discount, mean }) => {
+      const c = (samples * discount) / total;
+      return mean.map((value) => c * value);
+    })
+    .reduce((sum, part) => sum.map((value, i) => value + (part[i] as number)));
+}
+
 /** The optimiser's state behind a model. */
 export type Master = { readonly weights: number[]; readonly m?: number[]; readonly v?: number[] };
 

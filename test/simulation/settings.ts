@@ -137,7 +137,8 @@ function drawSession(draw: Drawer, gateways: readonly GatewaySettings[]): Sessio
   const fraction = draw.chance(0.7) ? 1 : draw.between(0.3, 1);
   const devices = gateways.reduce((sum, gateway) => sum + gateway.devices.length, 0);
   // A quorum that cannot be met would be waited for in vain.
-  const pairs = fraction === 1 && gateways.every(({ devices }) => devices.length > 1);
+  const pairs =
+    fraction === 1 && gateways.every((gateway) => gateway.devices.length > 1) && draw.chance(0.5);
   const uploadWindowMs = draw.whole(2_000, 6_000) * (top.length < gateways.length ? 2 : 1);
   const deadlineMs = uploadWindowMs + draw.whole(2_000, 25_000);
   const nMax = draw.of([1, 10, 1_000, 2 ** 20]);
@@ -149,9 +150,10 @@ function drawSession(draw: Drawer, gateways: readonly GatewaySettings[]): Sessio
     deadlineMs,
     uploadWindowMs,
     absentGraceMs: draw.whole(0, Math.min(8_000, deadlineMs)),
-    siteQuorum: pairs && draw.chance(0.5) ? 2 : 1,
+    siteQuorum: pairs ? 2 : 1,
     sitesQuorum: draw.whole(1, sites),
     fraction,
+    aggregation: drawAggregation(draw, devices, pairs),
     overSelection: draw.chance(0.7) ? 0 : draw.between(0, 2),
     optimizer: drawOptimizer(draw),
     grid: { fractionBits, range: draw.of([0.5, 1, 4]) },
@@ -169,4 +171,20 @@ function drawOptimizer(draw: Drawer): SessionParams["optimizer"] {
   if (draw.chance(0.6)) return { kind: "fedavg", learningRate: draw.of([1, 0.7]) };
   if (draw.chance(0.5)) return { kind: "fedavgm", learningRate: 1, momentum: 0.9 };
   return { kind: "fedadam", eta: 0.1, beta1: 0.9, beta2: 0.99, tau: 1e-3 };
+}
+
+function drawAggregation(
+  draw: Drawer,
+  devices: number,
+  pairs: boolean,
+): SessionParams["aggregation"] {
+  const staleness = draw.of([
+    { kind: "polynomial", exponent: 0.5 },
+    { kind: "hinge", a: 10, b: 1 },
+    { kind: "constant" },
+  ] as const);
+  const maxStaleness = draw.of([0, 1, 20]);
+  // Counting contributors and asking for a quorum of sites exclude each other.
+  if (pairs || draw.chance(0.7)) return { kind: "sync", staleness, maxStaleness };
+  return { kind: "buffered", contributors: draw.whole(1, devices), staleness, maxStaleness };
 }
