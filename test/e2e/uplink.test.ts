@@ -108,7 +108,7 @@ test("an upload that is cut in the middle goes on where it stopped", async () =>
   await gateway.close();
 });
 
-test("a Partial that comes after its round has closed is recorded as expired, with its rule", async () => {
+test("a Partial that comes after its session has ended is recorded as expired, with its rule", async () => {
   const wire = await floor.wire(cloud.grpcPort);
   const near = await floor.gateway("gw-near", { upstreamPort: cloud.grpcPort });
   const far = await floor.gateway("gw-far", { upstreamPort: wire.port });
@@ -137,7 +137,11 @@ test("a Partial that comes after its round has closed is recorded as expired, wi
   nearTrainer.release();
   await finished(cloud.api, "late");
   wire.restore();
-  await far.event("partial-delivered", { round: "late.1", outcome: "expired", rule: "late" });
+  await far.event("partial-delivered", {
+    round: "late.1",
+    outcome: "expired",
+    rule: "session-ended",
+  });
 
   const books = await firstOf(cloud.api.contributions("late"));
   assert.deepEqual(
@@ -149,13 +153,13 @@ test("a Partial that comes after its round has closed is recorded as expired, wi
       model,
     ]),
     [
-      ["far-1", 40, "expired", "late", null],
+      ["far-1", 40, "expired", "session-ended", null],
       ["near-1", 5, "model", null, "late.1"],
     ],
   );
   const expected = fedAvg(startFrom(initialValues), 1, [nearMember], bitsOf);
   assert.deepEqual(await weightsOf(cloud.api, "late.1"), expected.values);
-  assert.equal(cloud.count("partial-expired", { round: "late.1", rule: "late" }), 1);
+  assert.equal(cloud.count("partial-expired", { session: "late", rule: "session-ended" }), 1);
   for (const device of devices) await device.close();
   await near.close();
   await far.close();
