@@ -358,25 +358,26 @@ test("activation rolls back by hand: the open round stops and the next starts fr
   }));
 
 test("a gateway that is replaced is not offered the open round, which goes on without it", () =>
-  withGateways(["n1", "n2"], async (one, two) => {
+  withGateways(["old1", "old2"], async (one, two) => {
     await start({ name: "anew", rounds: 2, devicesMin: 4, absentGraceMs: 1 });
     const [first, second] = [await one.round(), await two.round()];
     two.detach();
-    await cloud.event((e) => e.name === "gateway-detached" && e.gateway === "n2");
-    const anew = await attachGateway(cloud.grpcPort, { id: "n2", incarnation: "two" });
+    await cloud.event((e) => e.name === "gateway-detached" && e.gateway === "old2");
+    const anew = await attachGateway(cloud.grpcPort, { id: "old2", incarnation: "two" });
     await anew.next("welcome");
     const replaced = await cloud.event((e) => e.name === "gateway-replaced" && "round" in e);
-    assert.ok(replaced.name === "gateway-replaced" && replaced.gateway === "n2");
+    assert.ok(replaced.name === "gateway-replaced" && replaced.gateway === "old2");
     const members = cloud.sessions.status("anew")?.round?.gateways ?? [];
     assert.deepEqual(
       members.map(({ gateway, standing }) => [gateway, standing]),
       [
-        ["n1", "waiting"],
-        ["n2", "gone"],
+        ["old1", "waiting"],
+        ["old2", "gone"],
       ],
     );
-    await one.contribute(first, 1);
-    anew.devices("n2-a", "n2-b");
+    const counted = await one.contribute(first, 1);
+    assert.equal(counted.receipt?.outcome, "merged");
+    anew.devices("old2-a", "old2-b");
     const next = await anew.round();
     assert.equal(next.plan.round, "anew.2", "the round that opened with the other is not for it");
     // The old hardware turns up after all: its contributions are late, and not lost.
@@ -389,14 +390,14 @@ test("a gateway that is replaced is not offered the open round, which goes on wi
     assert.deepEqual(
       all.map(({ round, device, model }) => `${round} ${device} ${model}`),
       [
-        "1 n1-a anew.1",
-        "1 n1-b anew.1",
-        "1 n2-a anew.2",
-        "1 n2-b anew.2",
-        "2 n1-a anew.2",
-        "2 n1-b anew.2",
-        "2 n2-a anew.2",
-        "2 n2-b anew.2",
+        "1 old1-a anew.1",
+        "1 old1-b anew.1",
+        "1 old2-a anew.2",
+        "1 old2-b anew.2",
+        "2 old1-a anew.2",
+        "2 old1-b anew.2",
+        "2 old2-a anew.2",
+        "2 old2-b anew.2",
       ],
     );
     anew.close();

@@ -420,5 +420,4 @@ for (const [name, aggregation] of Object.entries(rules))
       ),
       { numRuns: 30, includeErrorInReport: true },
     );
-    if (process.env.DEBUG_SEEN) console.log(name, seen);
   });
