@@ -122,7 +122,7 @@ const groupColumns: readonly Column<ModelGroup>[] = [
 ];
 
 function describe(model: ModelRow, width: number): string {
-  const { groups = [] } = model;
+  const { groups } = model;
   const head = fields(fieldsOf(model));
   // One group alone, on the parent, is what the fields say already.
   const plain = groups === null || (groups.length <= 1 && groups[0]?.site == null);
