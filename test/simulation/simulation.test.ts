@@ -33,7 +33,10 @@ describe("the simulation", () => {
       }
       for (const kind of Object.keys(everyMs)) kinds.add(kind);
     }
-    assert.deepEqual([...tiers].sort((a, b) => a - b), [2, 3, 4]);
+    assert.deepEqual(
+      [...tiers].sort((a, b) => a - b),
+      [2, 3, 4],
+    );
     assert.ok(kinds.size >= 12);
   });
 });
