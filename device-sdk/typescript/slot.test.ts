@@ -81,17 +81,18 @@ test("whenever the power goes, the slot holds the whole last update or the one b
   );
 });
 
-test("a flipped bit, a cut file, another device's and rubbish are refused, never sent", async () => {
+test("a flipped bit, a cut file and rubbish are refused and removed, another device's is refused", async () => {
   const disk = memoryDisk();
   const slot = openSlot(disk, device);
   await slot.write(update(1));
   const others = await openSlot(disk, "press-8").read();
   assert.ok(!others.ok && others.message.includes("an update of press-7"));
+  assert.ok(await disk.exists("slot"), "it stays for the device that it belongs to");
   const bytes = await disk.readFile("slot");
   const damaged = async (content: Uint8Array): Promise<boolean> => {
     await disk.writeFileAtomic("slot", [content]);
     const read = await slot.read();
-    return !read.ok && read.code === "storage-failed";
+    return !read.ok && read.code === "storage-failed" && !(await disk.exists("slot"));
   };
   for (let cut = 0; cut < bytes.length; cut++) assert.ok(await damaged(bytes.subarray(0, cut)));
   for (let bit = 0; bit < bytes.length * 8; bit++) {

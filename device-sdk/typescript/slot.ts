@@ -22,7 +22,10 @@ import { type Update, updateDigest } from "./update.js";
  * wrote it, is read all the same: a device that is upgraded keeps the update that it holds.
  */
 export type Slot = {
-  /** The held update; a refusal when the file is damaged, another device's, or of a newer version. */
+  /**
+   * The held update; a refusal when the file is damaged, another device's, or of a newer version. A
+   * damaged one is removed, since nobody would take it.
+   */
   read(): Promise<Verdict<{ readonly update: Update | undefined }, "storage-failed">>;
   /** Resolves when the update is durable. Rejects when the disk does not take it. */
   write(update: Update): Promise<void>;
@@ -59,7 +62,10 @@ export function openSlot(disk: Disk | undefined, device: string): Slot {
   return {
     async read() {
       if (disk === undefined || !(await disk.exists(FILE))) return { ok: true, update: undefined };
-      return decodeSlot(device, await disk.readFile(FILE));
+      const read = decodeSlot(device, await disk.readFile(FILE));
+      // Where it cannot be removed now, the next update takes its place.
+      if (!read.ok && read.damaged) await disk.remove(FILE).catch(() => {});
+      return read;
     },
     write: (update) =>
       inTurn(async () => {
@@ -92,12 +98,18 @@ function refuseNewer(header: unknown): void {
   );
 }
 
-type Read = Verdict<{ readonly update: Update }, "storage-failed">;
+type Unread = Refusal<"storage-failed"> & { readonly damaged: boolean };
+type Read = { readonly ok: true; readonly update: Update } | Unread;
 
-const bad = (what: string) => refuse("storage-failed", `the file ${FILE} ${what}`);
+const unread = (what: string, damaged: boolean): Unread => ({
+  ...refuse("storage-failed", `the file ${FILE} ${what}`),
+  damaged,
+});
+const damage = (what: string) => unread(what, true);
+const foreign = (what: string) => unread(what, false);
 
 function decodeSlot(device: string, bytes: Uint8Array): Read {
-  if (bytes.length < LENGTH_BYTES) return bad("is cut short");
+  if (bytes.length < LENGTH_BYTES) return damage("is cut short");
   const checksum = Buffer.from(bytes.subarray(0, CHECKSUM_BYTES)).toString("hex");
   const rest = bytes.subarray(CHECKSUM_BYTES);
   if (rest.length >= LENGTH_BYTES && sha256(rest) === checksum) {
@@ -109,29 +121,31 @@ function decodeSlot(device: string, bytes: Uint8Array): Read {
   // Without a checksum the update's own digest is what says that the file is whole.
   const header = headerOf(bytes);
   const earlier = header.ok ? decodeBody(device, bytes, header) : header;
-  return earlier.ok ? earlier : bad("is damaged: its bytes do not have its checksum");
+  return earlier.ok || !earlier.damaged
+    ? earlier
+    : damage("is damaged: its bytes do not have its checksum");
 }
 
 type Header = { readonly ok: true; readonly value: unknown; readonly end: number };
 
 /** The CBOR header behind its length at the start of `bytes`, and where it ends. */
-function headerOf(bytes: Uint8Array): Header | Refusal<"storage-failed"> {
+function headerOf(bytes: Uint8Array): Header | Unread {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const end = LENGTH_BYTES + view.getUint32(0);
   const cbor = decodeCbor(bytes.subarray(LENGTH_BYTES, end), {
     depth: wire.headerDepth,
     items: wire.headerItems,
   });
-  return cbor.ok ? { ok: true, value: cbor.value, end } : bad(`is damaged: ${cbor.message}`);
+  return cbor.ok ? { ok: true, value: cbor.value, end } : damage(`is damaged: ${cbor.message}`);
 }
 
 function decodeBody(device: string, bytes: Uint8Array, { value, end }: Header): Read {
   const header = headerSchema.safeParse(value);
-  if (!header.success) return bad("has a header that this version does not read");
-  if (header.data.device !== device) return bad(`holds an update of ${header.data.device}`);
+  if (!header.success) return damage("has a header that this version does not read");
+  if (header.data.device !== device) return foreign(`holds an update of ${header.data.device}`);
   const { task, begin, fractionBits, lengths } = header.data;
   const payload = bytes.subarray(end);
   if (payload.length !== begin.bytes || updateDigest(device, begin, payload) !== begin.digest)
-    return bad("is damaged: its update does not have its digest");
+    return damage("is damaged: its update does not have its digest");
   return { ok: true, update: { task, begin, fractionBits, lengths, payload } };
 }

@@ -37,11 +37,14 @@ export async function checkTrail(
   const models = await all((after: number | undefined) =>
     store.listModels({}, { after, limit: 1_000 }),
   );
-  const evaluated = new Set<string>();
-  for (const { round } of await all((after: number | undefined) =>
+  const evaluations = await all((after: number | undefined) =>
     store.evaluations(name, { after, limit: 1_000 }),
-  ))
-    evaluated.add(round);
+  );
+  const judged = new Set(evaluations.map(({ model }) => model));
+  // What was measured in an evaluation that failed counts in the next one of the same model.
+  const evaluated = new Set(
+    rounds.filter(({ task, base }) => task === "evaluate" && judged.has(base)).map(({ id }) => id),
+  );
   checkAccount(account, rows, models, evaluated, failures);
   if (failures.first !== undefined) return;
   const fold = createFold(settings, cloud.disk, account, rows, rounds);
