@@ -8,5 +8,4 @@ export {
   sendThrows,
   unseededRandom,
 } from "./links.js";
-export { ledgerForgets } from "./stores.js";
 export { sumWraps } from "./sums.js";

@@ -20,7 +20,7 @@ const only = (tier: Tier, wrong: (disk: Disk) => Disk) => (disk: Disk, of: Tier)
 export const gatewaySkipsFsync = planted(
   "a gateway's journal skips fsync: an update is receipted that a power cut takes",
   "account",
-  30,
+  60,
   () => ({ disk: only("gateway", withoutSync) }),
   oftenDark,
 );
