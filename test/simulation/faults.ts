@@ -122,8 +122,6 @@ export function scheduleFaults(
       actor.kill(true, downForMs);
       const bit = Math.floor(draw.between(0, 1e6));
       void rot(disk, draw.between(0, 1), bit).then((path) => {
-        const device = cast.devices.find((part) => part.actor === actor);
-        if (device !== undefined) device.slotDamaged ||= path === "slot";
         if (path !== undefined) say(`bit ${bit} of ${actor.name}'s ${path} flips`);
       });
     },

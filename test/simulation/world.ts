@@ -39,8 +39,6 @@ export type GatewayPart = {
 export type DevicePart = {
   readonly name: string;
   home: GatewaySettings;
-  /** Its held update was damaged at rest: the file stays until the next update takes its place. */
-  slotDamaged: boolean;
   readonly actor: Actor<Device>;
   readonly program: DeviceProgram;
 };
@@ -179,7 +177,7 @@ function createCast(setting: Setting, account: Account): Cast {
       const part: { home: GatewaySettings } = { home: gateway };
       const own = deviceProgram(setting, device, () => part.home, account);
       const actor = createActor(setting, machine(device.name), own);
-      return Object.assign(part, { slotDamaged: false, name: device.name, program: own, actor });
+      return Object.assign(part, { name: device.name, program: own, actor });
     }),
   );
   return { cloud, gateways, devices };
@@ -200,8 +198,7 @@ async function whatWaits(
       const files = await program.disk.list(folder);
       if (files.length > 0) return `${actor.name} holds ${folder}/${files.join(", ")}`;
     }
-  for (const { actor, program, slotDamaged } of strictly ? cast.devices : [])
-    if (!slotDamaged && (await program.disk?.exists("slot")))
-      return `${actor.name} holds an update`;
+  for (const { actor, program } of strictly ? cast.devices : [])
+    if (await program.disk?.exists("slot")) return `${actor.name} holds an update`;
   return undefined;
 }

@@ -80,18 +80,18 @@ export const latePartialDropped = planted(
 );
 
 export const sendThrows = planted(
-  "a gateway's device link throws at every tenth part of a model",
+  "a gateway's device link throws at every fifth welcome",
   "unhandled",
   10,
   () => {
-    let parts = 0;
+    let welcomes = 0;
     return {
       broker: (broker) => async (options) => {
         const link = await broker(options);
         return {
           ...link,
           send(device, kind, bytes, sent) {
-            if (kind === "part" && ++parts % 10 === 0) throw new Error("the socket is gone");
+            if (kind === "welcome" && ++welcomes % 5 === 0) throw new Error("the socket is gone");
             link.send(device, kind, bytes, sent);
           },
         };
