@@ -62,6 +62,8 @@ export const model = {
   contributors: 24,
   metrics: { accuracy: 0.93125, "evaluation.accuracy": 0.9402 },
   sumDigest: "ab".repeat(32),
+  version: 11,
+  groups: null,
   fractionBits: [20],
   createdAtMs: nowMs - 60_000,
 };
