@@ -66,6 +66,38 @@ test("a damaged file or index is reported, and the device starts without it", as
   assert.deepEqual(failures, ["model", "model index"]);
 });
 
+test("whatever bit of the index flips, the device starts without it, and leaves no file behind", async () => {
+  const disk = memoryDisk();
+  const { onFailure } = collect();
+  const models = await openModels(disk, onFailure);
+  keep(models, a, true);
+  await models.settled();
+  const index = await disk.readFile("models.json");
+  for (let bit = 0; bit < index.length * 8; bit++) {
+    const flipped = new Uint8Array(index);
+    flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+    await disk.writeFileAtomic("models.json", [flipped]);
+    const good = (await openModels(disk, onFailure)).good();
+    // A flip of white space, or of a letter to the same one, changes nothing.
+    assert.ok(good === undefined || good.id === "s.0", `bit ${bit}: ${good?.id}`);
+    await disk.writeFileAtomic(`${a.manifest.digest}.safetensors`, [a.file]);
+  }
+  await disk.writeFileAtomic("models.json", [new TextEncoder().encode("{")]);
+  await (await openModels(disk, onFailure)).settled();
+  assert.deepEqual(await disk.list("."), ["models.json"]);
+});
+
+test("an index that an earlier release wrote, without a checksum, is read", async () => {
+  const disk = memoryDisk();
+  const { failures, onFailure } = collect();
+  const { model: id, digest } = a.manifest;
+  await disk.writeFileAtomic(`${digest}.safetensors`, [a.file]);
+  const index = JSON.stringify({ version: 1, models: [{ id, digest }], good: digest });
+  await disk.writeFileAtomic("models.json", [new TextEncoder().encode(index)]);
+  assert.equal((await openModels(disk, onFailure)).good()?.id, "s.0");
+  assert.deepEqual(failures, []);
+});
+
 test("a file that is no model, or of another layout, is refused", async () => {
   const models = await openModels(undefined, () => {});
   const rubbish = models.keep(a.manifest, a.layout, new Uint8Array(100), true);

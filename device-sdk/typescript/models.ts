@@ -63,7 +63,15 @@ const indexSchema = z.strictObject({
   models: z.array(z.strictObject({ id: modelIdSchema, digest: digestSchema })).max(limits.models),
   /** Digest of the last good model. */
   good: digestSchema.optional(),
+  /** SHA-256 of the two above, as JSON; earlier releases wrote none. */
+  checksum: digestSchema.optional(),
 });
+
+type Index = Pick<z.infer<typeof indexSchema>, "models" | "good">;
+
+function checksumOf({ models, good }: Index): string {
+  return sha256(JSON.stringify([models, good ?? null]));
+}
 
 type Entry = { readonly id: string; readonly digest: string; readonly decoded?: StoredModel };
 
@@ -105,7 +113,8 @@ export async function openModels(
 
   const writeIndex = async (to: Disk): Promise<void> => {
     const models = entries.map(({ id, digest }) => ({ id, digest }));
-    const text = JSON.stringify({ version: 1, models, ...(good === undefined ? {} : { good }) });
+    const index: Index = { models, ...(good !== undefined && { good }) };
+    const text = JSON.stringify({ version: 1, ...index, checksum: checksumOf(index) });
     await to.writeFileAtomic(INDEX, [new TextEncoder().encode(`${text}\n`)]);
   };
 
@@ -121,6 +130,7 @@ export async function openModels(
     return removed;
   };
 
+  void onDisk("model", (on) => removeUnnamed(on, entries));
   const goodEntry = good === undefined ? undefined : find(good);
   if (goodEntry !== undefined && (await decode(goodEntry)) === undefined) good = undefined;
 
@@ -208,12 +218,21 @@ async function readIndex(
   if (bytes === undefined) return { entries: [], good: undefined };
   try {
     const index = indexSchema.parse(JSON.parse(new TextDecoder().decode(bytes)));
+    if (index.checksum !== undefined && index.checksum !== checksumOf(index))
+      throw new Error("the checksum is of other content");
     return { entries: index.models, good: index.good };
   } catch {
     // Models can be fetched again; a device that does not start cannot.
     onFailure("model index", `${INDEX} is damaged or of a newer version; models are fetched anew`);
     return { entries: [], good: undefined };
   }
+}
+
+/** Files of models that no index names any more, as after damage to it. */
+async function removeUnnamed(disk: Disk, entries: readonly Entry[]): Promise<void> {
+  const named = new Set(entries.map(({ digest }) => modelFile(digest)));
+  for (const name of await disk.list("."))
+    if (name.endsWith(".safetensors") && !named.has(name)) await disk.remove(name);
 }
 
 /** Reads the held chunks, and cuts off what does not verify, so that appending goes on behind it. */
