@@ -32,6 +32,8 @@ export type LiveRound = {
   readonly plan: Plan;
   readonly times: RoundTimes;
   readonly state: RoundState;
+  /** Every contribution in its journal, as `contributionKey` gives it. */
+  readonly counted: ReadonlySet<string>;
   /**
    * What accepting a Partial would do; refuses one that may not count. Changes nothing.
    *
@@ -144,6 +146,7 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
   return {
     row,
     plan,
+    counted,
     times,
     get state() {
       return state;

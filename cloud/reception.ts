@@ -190,7 +190,7 @@ function expiry(rule: string): Ending {
  * contribution is counted once by its own identity.
  */
 async function otherRounds(
-  { world, session }: Reception,
+  { world, session, live, left }: Reception,
   partial: Sum,
   rounds: readonly string[],
   of?: OpenRound["task"],
@@ -219,7 +219,9 @@ async function otherRounds(
   const counted = known.map(({ round, device }) =>
     contributionKey({ round: numberedId(session, round), device }),
   );
-  return { ok: true, rosters, counted: new Set(counted) };
+  // An open round's journal holds contributions to earlier rounds, too, which are not in the store yet.
+  const journaled = [live, left].flatMap((open) => [...(open?.counted ?? [])]);
+  return { ok: true, rosters, counted: new Set([...counted, ...journaled]) };
 }
 
 function reportExpired({ world, session }: Reception, held: HeldPartial, rule: string) {

@@ -339,8 +339,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       upstream,
       facts,
       handlers: {
-        onAttached({ nowMs }) {
-          time.hear(Number(nowMs));
+        onTime: time.hear,
+        onAttached() {
           models.kick();
           shipping.kick();
           telemetry?.attached();

@@ -34,6 +34,7 @@ function uplinkOn(
   const events: GatewayEvent[] = [];
   const defaults: UplinkHandlers = {
     onAttached() {},
+    onTime() {},
     onPath() {},
     onDetached() {},
     onLoop() {},
@@ -132,14 +133,17 @@ describe("the uplink", () => {
   it("hears of the path at each attachment and when it changes, and of the end of it", async () => {
     const reducer = await reducerAt();
     const heard: (readonly string[])[] = [];
+    const times: number[] = [];
     uplinkTo(reducer.address, new Map(), {
       onPath: (path: readonly string[]) => heard.push(path),
+      onTime: (nowMs: number) => times.push(nowMs),
       onDetached: () => heard.push([]),
     });
     await until("it is attached", () => heard.length === 1);
-    const value = { protocolVersion: 1, upstream: "region", heartbeatIntervalMs: 250, nowMs: 0n };
+    const value = { protocolVersion: 1, upstream: "region", heartbeatIntervalMs: 250, nowMs: 7n };
     reducer.tell({ $case: "welcome", value: { ...value, path: ["region", "cloud"] } });
     await until("it hears of the change", () => heard.length === 2);
+    assert.deepEqual(times, [0, 7], "an upstream that learns the time says so");
     await reducer.close();
     await until("it is detached", () => heard.length === 3);
     assert.deepEqual(heard, [["cloud"], ["region", "cloud"], []]);

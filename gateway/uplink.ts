@@ -22,7 +22,9 @@ import { limits } from "./limits.js";
 import type { AttachCall, Upstream } from "./upstream.js";
 
 export type UplinkHandlers = {
-  onAttached(welcome: Welcome): void;
+  onAttached(): void;
+  /** The upstream's wall clock, in milliseconds since 1970; 0 when it does not know: with each path. */
+  onTime(nowMs: number): void;
   /** What is above, the upstream first and the root last: at each attachment, and when it changes. */
   onPath(path: readonly string[]): void;
   /** The link is lost, for now. */
@@ -202,7 +204,10 @@ export function createUplink(options: UplinkOptions): Uplink {
     if (twice !== undefined || path.length > wire.tiers) {
       return loop(attempt, `the path to the cloud is a loop: ${[gateway, ...path].join(" < ")}`);
     }
-    if (attempt.attached) return handlers.onPath(path);
+    if (attempt.attached) {
+      handlers.onTime(Number(value.nowMs));
+      return handlers.onPath(path);
+    }
     if (!(wire.protocolVersions as readonly number[]).includes(value.protocolVersion)) {
       return lose(attempt, `the upstream speaks protocol version ${value.protocolVersion}`);
     }
@@ -215,8 +220,10 @@ export function createUplink(options: UplinkOptions): Uplink {
     flush();
     const asked = value.heartbeatIntervalMs;
     beat(attempt, Math.min(limits.heartbeatMaxMs, Math.max(limits.heartbeatMinMs, asked)));
+    // Those below hear of the time with the path.
+    handlers.onTime(Number(value.nowMs));
     handlers.onPath(path);
-    handlers.onAttached(value);
+    handlers.onAttached();
   }
 
   /** Beats, and gives up a link on which the upstream has gone silent. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -78,6 +78,31 @@ test("a data directory has one owner, and a dead one's lock is taken over", asyn
   // The number of a living process, but of an earlier one with it.
   await writeFile(join(dir, "LOCK"), `${process.pid} 1`);
   await (await acquireLock(dir)).release();
+  // Left by one that was killed while it took over, before the clock was set back.
+  await writeFile(join(dir, "LOCK"), "999999999 1 x");
+  await writeFile(join(dir, "LOCK-takeover"), "999999999 1 y");
+  const later = new Date(Date.now() + 365 * 24 * 3_600_000);
+  await utimes(join(dir, "LOCK-takeover"), later, later);
+  await (await acquireLock(dir)).release();
+  await rm(dir, { recursive: true });
+});
+
+test("a process that is dead and that its parent has not taken note of owns nothing", async (t) => {
+  if (process.platform !== "linux") return t.skip("needs /proc");
+  const dir = await mkdtemp(join(tmpdir(), "tributary-lock-"));
+  // The shell turns into a program that waits for no child.
+  const parent = spawn("sh", ["-c", "true & echo $!; exec sleep 600"]);
+  const pid = Number(String((await once(parent.stdout, "data"))[0]));
+  let fields: string[] = [];
+  while (fields[0] !== "Z") {
+    const text = await readFile(`/proc/${pid}/stat`, "utf8");
+    fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await writeFile(join(dir, "LOCK"), `${pid} ${fields[19]} x`);
+  await (await acquireLock(dir)).release();
+  parent.kill("SIGKILL");
+  await once(parent, "close");
   await rm(dir, { recursive: true });
 });
 

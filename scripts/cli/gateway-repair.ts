@@ -61,7 +61,10 @@ function describeFile(dataDir: string, found: FileFindings): string[] {
     lines.push(`  cannot be read: ${gap.bytes} bytes at byte ${gap.offset}`);
   }
   if (state === "torn") {
-    lines.push("  as a power cut leaves it: the gateway cuts it, nothing receipted is lost");
+    lines.push(
+      "  ends in the middle of a record: the gateway cuts it there. A power cut leaves it so,",
+    );
+    lines.push("  and then nothing receipted is lost; damage to the last record looks the same");
     return lines;
   }
   if (found.kind === "journal" && state !== "set-aside") {
