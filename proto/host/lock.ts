@@ -18,7 +18,7 @@ const ATTEMPTS = 200;
 export async function acquireLock(dir: string): Promise<Lock> {
   await mkdir(dir, { recursive: true });
   const path = join(dir, "LOCK");
-  const own = `${process.pid} ${(await statOf(process.pid)).startTime ?? "unknown"} ${systemRandom().id(12)}`;
+  const own = `${process.pid} ${(await startTimeOf(process.pid)) ?? "unknown"} ${systemRandom().id(12)}`;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     if (await place(path, own)) {
       return {
@@ -88,21 +88,13 @@ async function isAlive(owner: string): Promise<boolean> {
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === "EPERM";
   }
-  const { state, startTime: running } = await statOf(pid);
-  // Killed, and not yet taken note of by its parent: it holds nothing any more.
-  if (state === "Z" || state === "X") return false;
+  const running = await startTimeOf(pid);
   return running === undefined || startTime === "unknown" || running === startTime;
 }
 
-type ProcessStat = { readonly state?: string | undefined; readonly startTime?: string | undefined };
-
-/**
- * State, and start time in clock ticks since boot: fields 3 and 22 of /proc/PID/stat (proc(5)).
- * Neither where there is none: on Linux only.
- */
-async function statOf(pid: number): Promise<ProcessStat> {
+/** Start time in clock ticks since boot: field 22 of /proc/PID/stat (proc(5)). Linux only. */
+async function startTimeOf(pid: number): Promise<string | undefined> {
   const text = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => undefined);
   // The second field, the program's name, may hold spaces and brackets.
-  const fields = text?.slice(text.lastIndexOf(")") + 2).split(" ") ?? [];
-  return { state: fields[0], startTime: fields[19] };
+  return text?.slice(text.lastIndexOf(")") + 2).split(" ")[19];
 }

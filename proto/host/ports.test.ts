@@ -87,25 +87,6 @@ test("a data directory has one owner, and a dead one's lock is taken over", asyn
   await rm(dir, { recursive: true });
 });
 
-test("a process that is dead and that its parent has not taken note of owns nothing", async (t) => {
-  if (process.platform !== "linux") return t.skip("needs /proc");
-  const dir = await mkdtemp(join(tmpdir(), "tributary-lock-"));
-  // The shell turns into a program that waits for no child.
-  const parent = spawn("sh", ["-c", "true & echo $!; exec sleep 600"]);
-  const pid = Number(String((await once(parent.stdout, "data"))[0]));
-  let fields: string[] = [];
-  while (fields[0] !== "Z") {
-    const text = await readFile(`/proc/${pid}/stat`, "utf8");
-    fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-  await writeFile(join(dir, "LOCK"), `${pid} ${fields[19]} x`);
-  await (await acquireLock(dir)).release();
-  parent.kill("SIGKILL");
-  await once(parent, "close");
-  await rm(dir, { recursive: true });
-});
-
 test("of many processes that find a dead owner's lock, one gets the directory", async () => {
   const dir = await mkdtemp(join(tmpdir(), "tributary-lock-"));
   const module = new URL("./lock.js", import.meta.url).href;

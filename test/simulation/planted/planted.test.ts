@@ -4,11 +4,14 @@ import { type Outcome, simulate } from "../world.js";
 import * as all from "./all.js";
 import type { Planted } from "./planted.js";
 
-/** Seeds up to the first that shows the fault; the last outcome where none does. */
+/**
+ * Seeds up to the first that shows the fault to its checker; the last outcome where none does. On the
+ * way others may see what the fault leads to, such as a gateway that refuses its journal.
+ */
 async function seek({ seeds, checker, plant, change }: Planted): Promise<Outcome> {
   for (let seed = 1; ; seed++) {
     const outcome = await simulate(seed, plant(), change);
-    if (outcome.failure !== undefined || seed === seeds) return outcome;
+    if (outcome.failure?.checker === checker || seed === seeds) return outcome;
     if (checker !== "trace") continue;
     const again = await simulate(seed, plant(), change);
     const failure = { checker, message: "another trace" } as const;
