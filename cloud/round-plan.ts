@@ -1,5 +1,5 @@
 import { checkHeadroom, encodingFor } from "@tributary/proto/algebra/grid.js";
-import { sha256 } from "@tributary/proto/host/digest.js";
+import { roundSeed } from "@tributary/proto/host/seed.js";
 import { decodeCbor } from "@tributary/proto/wire/cbor.js";
 import { numberedId } from "@tributary/proto/wire/ids.js";
 import { limits } from "@tributary/proto/wire/limits.js";
@@ -68,9 +68,4 @@ export function readPlan(bytes: Uint8Array): Plan {
   const cbor = decodeCbor(bytes, { depth: limits.headerDepth, items: limits.headerItems });
   if (!cbor.ok) throw new Error(`a stored plan is unreadable: ${cbor.message}`);
   return planSchema.parse(cbor.value);
-}
-
-/** The first 32 bits of a SHA-256 over the session's seed and the round's id. */
-function roundSeed(seed: number, round: string): number {
-  return Number.parseInt(sha256(`tributary-seed/1\n${seed}\n${round}\n`).slice(0, 8), 16);
 }

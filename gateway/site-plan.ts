@@ -1,6 +1,6 @@
-import { sha256 } from "@tributary/proto/host/digest.js";
+import { roundSeed } from "@tributary/proto/host/seed.js";
 import { siteRoundId, splitNumberedId } from "@tributary/proto/wire/ids.js";
-import type { Manifest, Plan } from "@tributary/proto/wire/plan.js";
+import { additions, type Manifest, type Plan } from "@tributary/proto/wire/plan.js";
 
 /** Whether a plan is run in site rounds. An evaluation has no deltas to compose. */
 export function inSiteRounds({ task, siteRounds, offlineSiteRounds }: Plan): boolean {
@@ -21,13 +21,7 @@ export function sitePlan(plan: Plan, number: number, base: Manifest): Plan {
   const { seed } = plan.training;
   const training =
     number > 1 && typeof seed === "number"
-      ? { ...plan.training, seed: siteSeed(seed, round) }
+      ? { ...plan.training, seed: roundSeed(seed, round) }
       : plan.training;
-  const plain = { siteRounds: 1, offlineSiteRounds: 0, finishFirst: false, perSite: false };
-  return { ...plan, ...plain, round, base, training };
-}
-
-/** The first 32 bits of a SHA-256 over the round's seed and the site round's id. */
-function siteSeed(seed: number, round: string): number {
-  return Number.parseInt(sha256(`tributary-seed/1\n${seed}\n${round}\n`).slice(0, 8), 16);
+  return { ...plan, ...additions, round, base, training };
 }

@@ -99,7 +99,12 @@ export const planSchema = z
 export type Plan = z.infer<typeof planSchema>;
 
 /** Later additions to the plan, with what holds where they are missing. */
-const additions = { siteRounds: 1, offlineSiteRounds: 0, perSite: false, finishFirst: false };
+export const additions = {
+  siteRounds: 1,
+  offlineSiteRounds: 0,
+  perSite: false,
+  finishFirst: false,
+};
 
 /**
  * A plan as it travels: what does not ask for an addition is left out, so that gateways and devices
