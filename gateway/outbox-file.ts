@@ -19,7 +19,10 @@ export type OutboxFiles = {
   intact(entry: Named): Promise<boolean>;
   /** The Partial itself; undefined when its bytes are not those that were written. */
   load(entry: Named): Promise<Partial | undefined>;
+  /** Never rejects: a file that cannot be removed now is tried again by each later call. */
   remove(sequence: number): Promise<void>;
+  /** Tries again to remove what could not be removed. Never rejects. */
+  sweep(): Promise<void>;
 };
 
 const DIR = "outbox";
@@ -29,6 +32,18 @@ const fileOf = (sequence: number) => `${DIR}/${String(sequence).padStart(16, "0"
 
 export async function openOutboxFiles(disk: Disk): Promise<OutboxFiles> {
   await disk.makeDir(DIR);
+  const doomed = new Set<number>();
+
+  async function sweep(): Promise<void> {
+    for (const sequence of [...doomed]) {
+      try {
+        await disk.remove(fileOf(sequence));
+        doomed.delete(sequence);
+      } catch {
+        // It stays doomed, and no entry of the index names it: the next start removes it at the latest.
+      }
+    }
+  }
 
   async function* stream({ sequence, bytes }: Named, offset: number) {
     const file = await disk.openRead(fileOf(sequence));
@@ -61,6 +76,8 @@ export async function openOutboxFiles(disk: Disk): Promise<OutboxFiles> {
     },
     async write(sequence, partial) {
       const parts = encodePartial(partial);
+      // Only what reached the index uses its sequence up.
+      doomed.delete(sequence);
       await disk.writeFileAtomic(fileOf(sequence), parts);
       const bytes = parts.reduce((sum, part) => sum + part.length, 0);
       return { digest: sha256(parts), bytes };
@@ -79,6 +96,10 @@ export async function openOutboxFiles(disk: Disk): Promise<OutboxFiles> {
       const decoded = decodePartial(bytes);
       return decoded.ok ? decoded.partial : undefined;
     },
-    remove: (sequence) => disk.remove(fileOf(sequence)),
+    remove(sequence) {
+      doomed.add(sequence);
+      return sweep();
+    },
+    sweep,
   };
 }

@@ -164,6 +164,44 @@ describe("the outbox", () => {
     assert.deepEqual(await disk.list("outbox"), []);
   });
 
+  it("takes away what it could not remove once it can, without a restart", async () => {
+    const { disk, outbox, add } = await bench();
+    await add(small("s.1", 1n));
+    await add(small("s.2", 1n));
+    const { remove } = disk;
+    const readOnly = () => Promise.reject(new Error("read-only file system"));
+    disk.remove = readOnly;
+    const merged = await outbox.next();
+    assert.deepEqual(merged?.rounds, ["s.1", "s.2"]);
+    assert.equal((await disk.list("outbox")).length, 3);
+    disk.remove = remove;
+    await outbox.sweep();
+    assert.deepEqual(await disk.list("outbox"), ["0000000000000003.partial"]);
+
+    disk.remove = readOnly;
+    await outbox.remove(merged);
+    assert.equal(outbox.count, 0);
+    await outbox.sweep();
+    disk.remove = remove;
+    await add(small("s.3", 1n));
+    await shipAll({ outbox });
+    assert.deepEqual(await disk.list("outbox"), []);
+  });
+
+  it("keeps a file whose number was one that could not be removed", async () => {
+    const { disk, outbox, add } = await bench();
+    const { remove } = disk;
+    await add(small("s.1", 7n));
+    disk.remove = () => Promise.reject(new Error("read-only file system"));
+    // Its file is written under the next number before it turns out to be there already.
+    await add(small("s.1", 7n));
+    const second = await add(small("s.2", 1n));
+    disk.remove = remove;
+    await outbox.sweep();
+    assert.equal(second.sequence, 2);
+    assert.deepEqual(contributions(await shipAll({ outbox })), [["s.1/dev-a", "s.2/dev-a"]]);
+  });
+
   it("says when a file is missing, keeps that on record, and goes on", async () => {
     const { disk, store, add, open, events } = await bench();
     await add(small("s.1", 7n));
@@ -451,7 +489,7 @@ describe("a write of the index that fails", () => {
       await assert.rejects(work());
       lie.next = false;
     };
-    return { outbox, store, add, failing };
+    return { outbox, store, add, failing, files: () => disk.list("outbox") };
   }
 
   it("and is there all the same makes one entry of a round", async () => {
@@ -463,22 +501,24 @@ describe("a write of the index that fails", () => {
   });
 
   it("and is there all the same merges once", async () => {
-    const { outbox, store, add, failing } = await lying();
+    const { outbox, store, add, failing, files } = await lying();
     await add(1);
     await add(2);
     await failing(() => outbox.next());
     const entry = await outbox.next();
     assert.deepEqual([entry?.sequence, outbox.count], [3, 1]);
+    assert.deepEqual(await files(), ["0000000000000003.partial"]);
     assert.deepEqual(await store.outbox(), [entry]);
   });
 
   it("and is there all the same removes once", async () => {
-    const { outbox, add, failing } = await lying();
+    const { outbox, add, failing, files } = await lying();
     await add(1);
     const entry = (await outbox.next()) as OutboxRecord;
     await failing(() => outbox.remove(entry));
     assert.equal(await outbox.next(), undefined);
     assert.equal(outbox.count, 0);
+    assert.deepEqual(await files(), []);
   });
 });
 

@@ -70,6 +70,8 @@ export type Outbox = {
   check(entry: OutboxRecord): Promise<boolean>;
   /** Merges all that can be, to make room. */
   condense(): Promise<void>;
+  /** Removes files that could not be removed when their entries went: the disk takes writes again. */
+  sweep(): Promise<void>;
   /** The upstream has receipted it: forgets the entry. */
   remove(entry: OutboxRecord): Promise<void>;
   /** The upstream has refused it for good: forgets the entry, and keeps on record what was in it. */
@@ -99,8 +101,11 @@ export async function openOutbox(
   function inOrder<T>(task: () => Promise<T>): Promise<T> {
     const done = queue.then(async () => {
       if (doubtful) {
+        const former = entries;
         entries = inAge(await store.outbox());
         doubtful = false;
+        const left = new Set(entries.map(({ sequence }) => sequence));
+        for (const { sequence } of former) if (!left.has(sequence)) await files.remove(sequence);
       }
       return task();
     });
@@ -127,7 +132,7 @@ export async function openOutbox(
     // An earlier attempt may have been written although it reported a failure.
     const landed = entries.find((entry) => entry.digest === written.digest);
     if (landed !== undefined) {
-      await files.remove(sequence).catch(() => {});
+      await files.remove(sequence);
       return landed;
     }
     const facts = { ...describe(partial), ...rulesOf(forwarding), opened: false };
@@ -183,21 +188,18 @@ export async function openOutbox(
     const replaced = merged.map((old) => old.sequence);
     await index(store.replacePartials(entry, replaced));
     entries = inAge([...entries.filter((old) => !replaced.includes(old.sequence)), entry]);
-    for (const old of replaced) await removeFile(old);
+    for (const old of replaced) await files.remove(old);
     const { base, rounds, contributors, bytes } = entry;
     const counts = { entries: merged.length, rounds: rounds.length, contributors, bytes };
     events({ level: "info", name: "partials-merged", sequence, base, ...counts });
     return entry;
   }
 
-  /** A file that outlives its index entry is removed at the next start. */
-  const removeFile = (sequence: number) => files.remove(sequence).catch(() => {});
-
   async function takeOut(entry: OutboxRecord, write: Promise<void>): Promise<void> {
     await index(write);
     entries = entries.filter(({ sequence }) => sequence !== entry.sequence);
     apart.delete(entry.sequence);
-    await removeFile(entry.sequence);
+    await files.remove(entry.sequence);
   }
 
   async function record(entry: OutboxRecord, rule: string, message: string): Promise<void> {
@@ -300,6 +302,7 @@ export async function openOutbox(
       });
       return condensing;
     },
+    sweep: () => inOrder(files.sweep),
     remove: (entry) => inOrder(() => takeOut(entry, store.removePartial(entry.sequence))),
     expire: (entry, rule, message) => inOrder(() => record(entry, rule, message)),
     async close() {

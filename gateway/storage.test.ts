@@ -34,6 +34,9 @@ async function bench(changes: Partial<StorageOptions> = {}) {
       async condense() {
         asked.push("condense");
       },
+      async sweep() {
+        asked.push("sweep");
+      },
     },
     telemetry: {
       use: () => [
@@ -176,6 +179,7 @@ describe("storage that takes no more", () => {
     facts.probe = true;
     await becomes("ok");
     assert.deepEqual(states(), ["full", "ok"]);
+    assert.equal(asked.at(-1), "sweep");
     assert.ok(storage.fits(1));
     clock.advance(limits.freeSpaceTtlMs);
     asked.length = 0;

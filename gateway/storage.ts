@@ -47,7 +47,7 @@ export type Storage = StorageFacts & {
 export type StorageOptions = {
   readonly disk: Pick<Disk, "freeBytes" | "list" | "openRead" | "writeFileAtomic">;
   readonly store: Pick<Store, "putNote">;
-  readonly outbox: Pick<Outbox, "count" | "condense">;
+  readonly outbox: Pick<Outbox, "count" | "condense" | "sweep">;
   readonly telemetry: Pick<Telemetry, "use" | "makeRoom">;
   readonly clock: Clock;
   readonly use: StorageUse;
@@ -121,6 +121,7 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     if (state === "ok") {
       timer?.cancel();
       timer = undefined;
+      outbox.sweep().catch(() => {}); // the next removal tries again
     } else if (!closed) timer ??= clock.setTimer(limits.storageTickMs, tick);
   }
 
