@@ -89,6 +89,11 @@ export type GatewayEvent =
       level: "info";
       name: "site-rounds-composed";
       round: string;
+      /** Round of its contributors: the cloud's, or the first site round of a later stretch. */
+      stretch: string;
+      /** The first and the newest site round of the stretch. */
+      first: number;
+      newest: number;
       siteRounds: number;
       contributors: number;
       updates: number;

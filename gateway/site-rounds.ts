@@ -239,7 +239,14 @@ export async function startSiteRounds(
       bytes = (await world.outbox.add(partial, record, digests, plan)).bytes;
     }
     const updates = contributors.reduce((sum, contributor) => sum + contributor.updates, 0);
-    const told = { siteRounds: cycle.done, contributors: contributors.length, updates, bytes };
+    const stretch = { stretch: plan.round, first: 1, newest: cycle.number };
+    const told = {
+      ...stretch,
+      siteRounds: cycle.done,
+      contributors: contributors.length,
+      updates,
+      bytes,
+    };
     events({ level: "info", name: "site-rounds-composed", round: plan.round, ...told });
     over = true;
     hooks.onEnded(record);
