@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
 import { test } from "node:test";
 import { status } from "@grpc/grpc-js";
 import { createManualClock } from "@tributary/proto/host/clock.js";
 import { CODE_KEY } from "@tributary/proto/tier/grpc-status.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { aggregationSchema } from "./aggregation.js";
 import { limits } from "./limits.js";
 import { persistently } from "./session-record.js";
 import {
@@ -36,7 +39,7 @@ async function eachCountsOnce(cloud: TestCloud) {
 }
 
 /** A session with three gateways of one device each, and its first round. */
-async function openedSession(dir: string) {
+async function openedSession(dir: string, of = params) {
   const disk = failingDisk(dir);
   const cloud = await startCloud(dir, { disk });
   await importInitialModel(cloud);
@@ -51,7 +54,7 @@ async function openedSession(dir: string) {
     gateway.devices(device);
     gateways.push(gateway);
   }
-  await cloud.sessions.start(params);
+  await cloud.sessions.start(of);
   for (const gateway of gateways) rounds.push(await gateway.round());
   const [one, two, three] = gateways as [TestGateway, TestGateway, TestGateway];
   const [first, second, third] = rounds as [Round, Round, Round];
@@ -106,6 +109,91 @@ test("a cloud that starts with a failed session knows what its open round receiv
   await eachCountsOnce(cloud);
   one.close();
   three.close();
+  await cloud.close();
+  await remove();
+});
+
+/** A session that made s.1, keeps a late Partial of it, and broke down with two in s.2. */
+async function brokenInSecond(dir: string) {
+  const session = await openedSession(dir, { ...params, rounds: 2 });
+  const { disk, cloud, gateways, one, two, three, first, second, third } = session;
+  three.detach();
+  await one.contribute(first, 1);
+  await two.contribute(second, 1);
+  await cloud.event((event) => event.name === "round-closed" && event.round === "s.1");
+  const back = await attachGateway(cloud.grpcPort, { id: "g3", rounds: ["s.1"] });
+  gateways.push(back);
+  assert.equal((await back.contribute(third, 1)).receipt?.outcome, "kept");
+  back.devices("c");
+  const [next, other] = [await one.round(), await two.round()];
+  await back.round();
+  disk.failure = new TributaryError("disk-failed", "an I/O error");
+  await one.contribute(next, 2);
+  await two.contribute(other, 2);
+  back.detach();
+  await cloud.event(({ name }) => name === "session-failed");
+  disk.failure = undefined;
+  return { ...session, next };
+}
+
+async function fatesOf(cloud: TestCloud) {
+  const { items } = await cloud.store.listContributions({ session: "s" }, { limit: 100 });
+  return items.map(({ round, device, rule, model }) => `${round} ${device} ${model ?? rule}`);
+}
+
+test("a failed session stops: what it keeps and what its open round received expires by rule", async () => {
+  const { dir, remove } = await temporaryDir();
+  for (const restarts of [false, true]) {
+    const data = join(dir, String(restarts));
+    await mkdir(data);
+    const broken = await brokenInSecond(data);
+    let { cloud, one } = broken;
+    if (restarts) {
+      for (const gateway of broken.gateways) gateway.close();
+      await cloud.close();
+      cloud = await startCloud(data);
+      one = await attachGateway(cloud.grpcPort, { id: "g1", rounds: ["s.2"] });
+    }
+    const stopped = await cloud.sessions.stop("s");
+    assert.ok(stopped.ok && stopped.session.state === "stopped", JSON.stringify(stopped));
+    assert.deepEqual(
+      [stopped.session.round, stopped.session.kept.partials, stopped.session.kept.bytes],
+      [null, 0, 0],
+    );
+    assert.deepEqual(await one.next("roundClosed", ({ round }) => round === "s.2"), {
+      round: "s.2",
+      outcome: "stopped",
+    });
+    const fates = ["1 a s.1", "1 b s.1", "1 c session-ended", "2 a stopped", "2 b stopped"];
+    assert.deepEqual(await fatesOf(cloud), fates);
+    assert.deepEqual([stopped.session.counts.merged, stopped.session.counts.expired], [2, 3]);
+    assert.deepEqual(await cloud.store.retainedPartials("s"), []);
+    assert.equal((await one.contribute(broken.next, 2)).receipt?.rule, "stopped");
+    const again = await cloud.sessions.stop("s");
+    assert.equal(again.ok ? "ok" : again.code, "wrong-state");
+    for (const gateway of [...broken.gateways, one]) gateway.close();
+    await cloud.close();
+  }
+  await remove();
+});
+
+test("a session that failed of its rounds stops, and what they left expires", async () => {
+  const { dir, remove } = await temporaryDir();
+  const aggregation = aggregationSchema.parse({ kind: "site-memory" });
+  const of = { ...params, sitesQuorum: 3, failedRoundsMax: 1, aggregation };
+  const { cloud, gateways, one, two, three, first } = await openedSession(dir, of);
+  await one.contribute(first, 1);
+  for (const gateway of [two, three]) {
+    const figures = { offered: 1, folded: 0, declined: 1, sealed: true };
+    gateway.send({ $case: "roundProgress", value: { round: "s.1", ...figures } });
+  }
+  await cloud.event(({ name }) => name === "session-failed");
+  assert.equal(cloud.sessions.status("s")?.kept.partials, 1, "for when it is resumed");
+  const stopped = await cloud.sessions.stop("s");
+  assert.ok(stopped.ok && stopped.session.state === "stopped");
+  assert.deepEqual(await fatesOf(cloud), ["1 a session-ended"]);
+  assert.deepEqual(await cloud.store.retainedPartials("s"), []);
+  for (const gateway of gateways) gateway.close();
   await cloud.close();
   await remove();
 });

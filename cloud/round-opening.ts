@@ -93,13 +93,25 @@ export function roundTimes(
  * may be wrong by years: gateways get the grace to come back, and no round gets more than its whole
  * deadline.
  */
-export function remainingMs(
+function remainingMs(
   { clock }: Pick<SessionWorld, "clock">,
   { deadlineMs, absentGraceMs }: SessionParams,
   { openedAtMs }: Pick<OpenRound, "openedAtMs">,
 ): number {
   const left = openedAtMs + deadlineMs - clock.nowMs();
   return Math.min(deadlineMs, Math.max(absentGraceMs, left));
+}
+
+/** A round that a stop of the process, or a failure, left open, as its journal says it is. */
+export async function recallRound(
+  world: SessionWorld,
+  params: SessionParams,
+  opened: OpenRound,
+): Promise<LiveRound> {
+  const times = roundTimes(world, params, remainingMs(world, params, opened));
+  const recalled = liveRound(world, params, opened, times);
+  await recalled.replay();
+  return recalled;
 }
 
 /**

@@ -19,7 +19,7 @@ import {
   fleetNow,
   liveRound,
   planRound,
-  remainingMs,
+  recallRound,
   reportClosed,
   reportOpened,
   roundTimes,
@@ -39,6 +39,7 @@ import {
   keptBy,
   persistently,
   progressOf,
+  reportPhase,
   sessionView,
   type Tally,
 } from "./session-record.js";
@@ -125,7 +126,7 @@ export function createSessionActor(
     const before = machine.phase.kind;
     machine = step.state;
     progress = progressOf(machine);
-    if (machine.phase.kind !== before) reportPhase();
+    if (machine.phase.kind !== before) reportPhase(events, session, machine);
     for (const effect of step.effects) await perform(effect);
   };
   const saveStep = async (step: SessionStep): Promise<void> => {
@@ -146,14 +147,6 @@ export function createSessionActor(
     const given = end.settled.filter(({ fate }) => fate !== null);
     tally.expired += given.reduce((sum, { contributions }) => sum + contributions.length, 0);
     await late.adopt(end.retained);
-  };
-  const reportPhase = () => {
-    const { phase, head, made } = machine;
-    if (phase.kind === "finished")
-      events({ level: "info", name: "session-finished", session, head, models: made });
-    if (phase.kind === "stopped") events({ level: "info", name: "session-stopped", session });
-    if (phase.kind === "failed")
-      events({ level: "error", name: "session-failed", session, reason: phase.reason });
   };
   const perform = async (effect: SessionEffect): Promise<void> => {
     switch (effect.kind) {
@@ -211,9 +204,7 @@ export function createSessionActor(
   };
   /** Goes on with a round that a stop of the process, or a failure, left open. */
   const takeUp = async (opened: OpenRound) => {
-    const goesOnMs = remainingMs(world, params, opened);
-    const taken = liveRound(world, params, opened, roundTimes(world, params, goesOnMs));
-    await taken.replay();
+    const taken = await recallRound(world, params, opened);
     live = taken;
     left = undefined;
     events({
@@ -222,9 +213,18 @@ export function createSessionActor(
       session,
       round: opened.id,
       partials: taken.state.partials.length,
-      remainingMs: goesOnMs,
+      remainingMs: Math.round(taken.times.deadlineAtMs - clock.monotonicMs()),
     });
     await begun(taken);
+  };
+  /** Ends a round that was left open and is not to go on. */
+  const putDown = async (opened: OpenRound, after: "go-on" | "stop") => {
+    const recalled = await recallRound(world, params, opened);
+    const { number: round, task } = opened;
+    machine = { ...machine, phase: { kind: "round", round, task, after } };
+    live = recalled;
+    left = undefined;
+    await follow(recalled.step({ kind: "stop", nowMs: clock.monotonicMs() }));
   };
   /** Adopts a round's step and carries out what it leads to. */
   const follow = async (step: RoundStep): Promise<void> => {
@@ -274,17 +274,13 @@ export function createSessionActor(
     advance,
     conclude,
   };
-  const standing = (gateway: string, round: string, next: "empty" | "refused") =>
+  /** What a gateway said of its part in the open round. */
+  const standing = (gateway: string, round: string, next: "delivered" | "empty" | "refused") =>
     inBackground(async () => {
       if (live?.row.id !== round || live.state.members[gateway]?.standing !== "waiting") return;
       // Without the record a restart only waits for the gateway to say it again.
-      await live.keepStanding(gateway, next).catch(() => undefined);
+      if (next !== "delivered") await live.keepStanding(gateway, next).catch(() => undefined);
       await follow(live.step({ kind: next, gateway, nowMs: clock.monotonicMs() }));
-    });
-  const delivered = (gateway: string, round: string) =>
-    inBackground(async () => {
-      if (live?.row.id !== round || live.state.members[gateway]?.standing !== "waiting") return;
-      await follow(live.step({ kind: "delivered", gateway, nowMs: clock.monotonicMs() }));
     });
   const begin = async (): Promise<void> => {
     await surely(() => late.renew());
@@ -293,12 +289,18 @@ export function createSessionActor(
       await advance({ kind: "resume" });
       return advance({ kind: "fleet" });
     }
+    machine = { ...machine, failedRounds: 0 };
     const { number: round, task } = opened;
-    const phase = { kind: "round", round, task, after: "go-on" } as const;
-    machine = { ...machine, failedRounds: 0, phase };
+    machine = { ...machine, phase: { kind: "round", round, task, after: "go-on" } };
     progress = progressOf(machine);
     await surely(() => store.saveProgress(session, progress, clock.nowMs()));
     return takeUp(opened);
+  };
+  const stop = async (): Promise<void> => {
+    const [opened] = machine.phase.kind === "failed" ? await store.openRounds(session) : [];
+    if (opened === undefined) return advance({ kind: "stop" });
+    await surely(() => late.renew());
+    return putDown(opened, "stop");
   };
 
   return {
@@ -313,9 +315,7 @@ export function createSessionActor(
       await put(async () => {
         const [opened] = live === undefined ? await store.openRounds(session) : [];
         if (opened === undefined) return;
-        const times = roundTimes(world, params, remainingMs(world, params, opened));
-        const recalled = liveRound(world, params, opened, times);
-        await recalled.replay();
+        const recalled = await recallRound(world, params, opened);
         await recalled.close();
         left = recalled;
       });
@@ -360,7 +360,7 @@ export function createSessionActor(
       live.figures(gateway, figures);
       events({ level: "debug", name: "round-progress", session, round, gateway, ...figures });
       if (sealed && folded === 0) standing(gateway, round, "empty");
-      else if (sealed && live.brought(gateway) >= folded) delivered(gateway, round);
+      else if (sealed && live.brought(gateway) >= folded) standing(gateway, round, "delivered");
     },
     planRefused(gateway, { round, code, message }) {
       if (live?.row.id !== round) return;
@@ -376,7 +376,7 @@ export function createSessionActor(
         : undefined,
     run: () => runJob(begin),
     // While the disk is full it is answered at once, and carried out when there is room.
-    stop: () => Promise.race([runJob(() => advance({ kind: "stop" })), disk.waiting()]),
+    stop: () => Promise.race([runJob(stop), disk.waiting()]),
     activate: (model, baseline) =>
       runJob(async () => {
         events({ level: "info", name: "model-activated", session, model });

@@ -67,6 +67,19 @@ export function endedBy({ phase }: SessionState): boolean {
   return phase.kind === "stopped" || phase.kind === "finished";
 }
 
+/** Says that a session does not run any more. */
+export function reportPhase(
+  events: SessionWorld["events"],
+  session: string,
+  { phase, head, made }: SessionState,
+): void {
+  if (phase.kind === "finished")
+    events({ level: "info", name: "session-finished", session, head, models: made });
+  if (phase.kind === "stopped") events({ level: "info", name: "session-stopped", session });
+  if (phase.kind === "failed")
+    events({ level: "error", name: "session-failed", session, reason: phase.reason });
+}
+
 /** What is kept for models to come. */
 export function keptBy(late: LatePartials): SessionView["kept"] {
   const all = late.list();

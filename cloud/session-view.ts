@@ -99,7 +99,10 @@ export type SessionCode =
 export type Sessions = {
   /** Starts a session; its name must be free and its initial model known. */
   start(params: SessionParams): Promise<Verdict<{ readonly session: SessionView }, SessionCode>>;
-  /** Ends the open round, then the session stands still until it is resumed. */
+  /**
+   * Ends the open round, then the session, a failed one too, stands still until it is resumed. What
+   * is kept for models to come expires.
+   */
   stop(id: string): Promise<Verdict<{ readonly session: SessionView }, SessionCode>>;
   /** Goes on with a stopped or failed session. */
   resume(id: string): Promise<Verdict<{ readonly session: SessionView }, SessionCode>>;

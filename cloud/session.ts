@@ -226,10 +226,10 @@ function stop(state: SessionState): SessionStep {
       };
     case "waiting":
     case "pausing":
+    case "failed":
       return still({ ...state, phase: { kind: "stopped" } });
     case "stopped":
     case "finished":
-    case "failed":
       return still(state);
   }
 }

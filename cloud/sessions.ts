@@ -93,8 +93,9 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
     async stop(id) {
       const actor = actors.get(id);
       if (actor === undefined) return unknownSession(id);
-      if (!actor.running())
-        return refuse("wrong-state", `${id} does not run: it is ${actor.view().state}`);
+      const { state } = actor.view();
+      if (state !== "running" && state !== "failed")
+        return refuse("wrong-state", `${id} is ${state}; running and failed ones stop`);
       await actor.stop();
       return { ok: true, session: actor.view() };
     },

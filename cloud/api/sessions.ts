@@ -87,7 +87,10 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
       {
         schema: {
           tags: ["sessions"],
-          summary: action === "stop" ? "End the open round and stand still" : "Go on",
+          summary:
+            action === "stop"
+              ? "End the open round, of a failed session too, and stand still"
+              : "Go on with a stopped or failed session",
           params,
           response: { 200: sessionSchema, ...problemResponses },
         },

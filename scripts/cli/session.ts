@@ -94,7 +94,7 @@ export function addSessionCommands(session: Command, world: World): void {
     });
   session
     .command("stop")
-    .description("end the open round and stop the session")
+    .description("end the open round and stop the session, a failed one too")
     .argument("<id>", "the session's id")
     .action(async (id: string, _options: unknown, command: Command) => {
       const options = command.optsWithGlobals<GlobalOptions>();
