@@ -198,6 +198,57 @@ test("a session that failed of its rounds stops, and what they left expires", as
   await remove();
 });
 
+test("a model activated on a failed session stays its head: the round that it left open is stopped", async () => {
+  const { dir, remove } = await temporaryDir();
+  for (const restarts of [false, true]) {
+    const data = join(dir, String(restarts));
+    await mkdir(data);
+    const broken = await brokenInSecond(data);
+    let { cloud, one, two } = broken;
+    const activated = await cloud.sessions.activate("s.0", "s");
+    assert.ok(activated.ok && activated.session.head === "s.0");
+    assert.equal(activated.session.state, "failed");
+    if (restarts) {
+      for (const gateway of broken.gateways) gateway.close();
+      await cloud.close();
+      cloud = await startCloud(data);
+      assert.equal(cloud.sessions.status("s")?.head, "s.0");
+      one = await attachGateway(cloud.grpcPort, { id: "g1", rounds: ["s.2"] });
+      two = await attachGateway(cloud.grpcPort, { id: "g2", rounds: ["s.2"] });
+    }
+    const three = await attachGateway(cloud.grpcPort, { id: "g3" });
+    three.devices("c");
+    if (restarts) {
+      one.devices("a");
+      two.devices("b");
+    }
+    const resumed = await cloud.sessions.resume("s");
+    assert.ok(resumed.ok && resumed.session.head === "s.0", JSON.stringify(resumed));
+    assert.deepEqual(await one.next("roundClosed", ({ round }) => round === "s.2"), {
+      round: "s.2",
+      outcome: "stopped",
+    });
+    const [third] = [await one.round(), await two.round(), await three.round()];
+    assert.deepEqual([third.plan.round, third.plan.base.model], ["s.3", "s.0"]);
+    await one.contribute(third, 3);
+    three.detach();
+    const opened = { ...third.opened, roster: ["b"] };
+    await two.contribute({ plan: third.plan, opened }, 3);
+    await cloud.event(({ name }) => name === "session-finished");
+    const model = await cloud.store.model("s.3");
+    assert.deepEqual([model?.parent, model?.version], ["s.0", 1]);
+    assert.deepEqual((await fatesOf(cloud)).slice(3), [
+      "2 a stopped",
+      "2 b stopped",
+      "3 a s.3",
+      "3 b s.3",
+    ]);
+    for (const gateway of [...broken.gateways, one, two, three]) gateway.close();
+    await cloud.close();
+  }
+  await remove();
+});
+
 test("a full disk is waited for: the session goes on once there is room", async () => {
   const { dir, remove } = await temporaryDir();
   const { disk, cloud, gateways, one, two, three, first, second, third } = await openedSession(dir);

@@ -36,6 +36,7 @@ import {
 import {
   decisionsOf,
   endedBy,
+  isFor,
   keptBy,
   persistently,
   progressOf,
@@ -290,6 +291,8 @@ export function createSessionActor(
       return advance({ kind: "fleet" });
     }
     machine = { ...machine, failedRounds: 0 };
+    // It is for another head where a model was activated and the round was not stopped with it.
+    if (!isFor(machine, opened)) return putDown(opened, "go-on");
     const { number: round, task } = opened;
     machine = { ...machine, phase: { kind: "round", round, task, after: "go-on" } };
     progress = progressOf(machine);

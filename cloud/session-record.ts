@@ -13,7 +13,7 @@ import {
 } from "./session.js";
 import type { Activity, RoundView, SessionView } from "./session-view.js";
 import type { SessionWorld } from "./session-world.js";
-import type { ModelState, SessionProgress, SessionRow } from "./store/rows.js";
+import type { ModelState, OpenRound, SessionProgress, SessionRow } from "./store/rows.js";
 import type { Store } from "./store/store.js";
 
 /** A session's machine and its rows: from one to the other, and what is shown of both. */
@@ -65,6 +65,14 @@ function rowState(phase: Phase): Pick<SessionProgress, "state" | "reason"> {
 /** Whether a session is over for what it keeps: a failed one may go on as it is. */
 export function endedBy({ phase }: SessionState): boolean {
   return phase.kind === "stopped" || phase.kind === "finished";
+}
+
+/** Whether an open round is the one that a session is to run from its head, or of its candidate. */
+export function isFor(
+  { head, candidate }: SessionState,
+  { task, base }: Pick<OpenRound, "task" | "base">,
+): boolean {
+  return task === "train" ? candidate === undefined && base === head : base === candidate;
 }
 
 /** Says that a session does not run any more. */
