@@ -7,19 +7,24 @@ export type Lock = { release(): Promise<void> };
 
 /** A takeover takes milliseconds: one that is older was left by a process that died in it. */
 const TAKEOVER_MS = 10_000;
-const ATTEMPTS = 200;
+/**
+ * How long an owner is waited for: a living one may be stopping; one that is being killed ends when
+ * its disk answers; the lock of a dead one is free once nobody is in the middle of taking it over.
+ */
+const PATIENCE_MS = { on: 1_000, ending: 30_000, over: 2 * TAKEOVER_MS } as const;
+const POLL_MS = 10;
 
 /**
  * Takes a data directory for this process. Two processes on one directory would hand out the same
- * sequence numbers, so a second one is refused with `data-dir-locked`. A lock whose owner is gone
- * is taken over, by one process at a time; the owner's start time tells a process from a later one
- * with its number.
+ * sequence numbers, so a second one is refused with `data-dir-locked`, once its owner has had a moment
+ * to end. A lock whose owner is gone is taken over, by one process at a time; the owner's start time
+ * tells a process from a later one with its number.
  */
 export async function acquireLock(dir: string): Promise<Lock> {
   await mkdir(dir, { recursive: true });
   const path = join(dir, "LOCK");
-  const own = `${process.pid} ${(await startTimeOf(process.pid)) ?? "unknown"} ${systemRandom().id(12)}`;
-  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+  const own = `${process.pid} ${(await statOf(process.pid))?.startTime ?? "unknown"} ${systemRandom().id(12)}`;
+  for (const sinceMs = performance.now(); ; ) {
     if (await place(path, own)) {
       return {
         async release() {
@@ -27,11 +32,12 @@ export async function acquireLock(dir: string): Promise<Lock> {
         },
       };
     }
-    const owner = await contentOf(path);
-    if (owner !== undefined && (await isAlive(owner))) throw inUse(dir, owner);
-    await takeOver(path, own);
+    const owner = (await contentOf(path)) ?? "";
+    const life = await lifeOf(owner);
+    if (performance.now() - sinceMs > PATIENCE_MS[life]) throw inUse(dir, owner);
+    if (life === "over") await takeOver(path, own);
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
-  throw inUse(dir, (await contentOf(path)) ?? "");
 }
 
 function inUse(dir: string, owner: string): TributaryError {
@@ -63,13 +69,11 @@ async function takeOver(path: string, own: string): Promise<void> {
     const age = Date.now() - ((await stat(takeover).catch(() => undefined))?.mtimeMs ?? Date.now());
     // A file from the future is as old: the clock was set back since.
     if (Math.abs(age) > TAKEOVER_MS) await rm(takeover, { force: true });
-    // The other one is about to finish: let it, then look again.
-    await new Promise((resolve) => setTimeout(resolve, 10));
-    return;
+    return; // the other one is about to finish
   }
   try {
     const owner = await contentOf(path);
-    if (owner !== undefined && !(await isAlive(owner))) await rm(path, { force: true });
+    if (owner !== undefined && (await lifeOf(owner)) === "over") await rm(path, { force: true });
   } finally {
     await rm(takeover, { force: true });
   }
@@ -79,22 +83,40 @@ function contentOf(path: string): Promise<string | undefined> {
   return readFile(path, "utf8").catch(() => undefined);
 }
 
-async function isAlive(owner: string): Promise<boolean> {
+/** `ending`: it was killed and runs no code any more, but what it wrote last may be on its way. */
+type Life = keyof typeof PATIENCE_MS;
+
+async function lifeOf(owner: string): Promise<Life> {
   const [pidText = "", startTime] = owner.split(" ");
   const pid = Number(pidText);
-  if (!Number.isInteger(pid) || pid <= 0) return false;
+  if (!Number.isInteger(pid) || pid <= 0) return "over";
   try {
     process.kill(pid, 0);
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
+    return (error as NodeJS.ErrnoException).code === "EPERM" ? "on" : "over";
   }
-  const running = await startTimeOf(pid);
-  return running === undefined || startTime === "unknown" || running === startTime;
+  const found = await statOf(pid);
+  if (found === undefined) return "on";
+  if (startTime !== "unknown" && found.startTime !== startTime) return "over";
+  // Its parent has not taken note of its end: it has a number still, and no threads.
+  if (found.isZombie && found.threads <= 1) return "over";
+  return found.isZombie || found.isExiting ? "ending" : "on";
 }
 
-/** Start time in clock ticks since boot: field 22 of /proc/PID/stat (proc(5)). Linux only. */
-async function startTimeOf(pid: number): Promise<string | undefined> {
+const PF_EXITING = 0x4;
+
+/** Of /proc/PID/stat (proc(5)); undefined where there is none: it is there on Linux only. */
+async function statOf(pid: number) {
   const text = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => undefined);
+  if (text === undefined) return undefined;
   // The second field, the program's name, may hold spaces and brackets.
-  return text?.slice(text.lastIndexOf(")") + 2).split(" ")[19];
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  const field = (number: number) => fields[number - 3] ?? "";
+  return {
+    isZombie: ["Z", "X"].includes(field(3)),
+    isExiting: (Number(field(9)) & PF_EXITING) !== 0,
+    threads: Number(field(20)),
+    /** In clock ticks since boot. */
+    startTime: field(22),
+  };
 }

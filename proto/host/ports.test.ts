@@ -87,6 +87,59 @@ test("a data directory has one owner, and a dead one's lock is taken over", asyn
   await rm(dir, { recursive: true });
 });
 
+/** A process that holds the directory, with threads that write, until it is killed. */
+async function ownerOf(dir: string, parent: readonly string[] = []) {
+  const module = new URL("./lock.js", import.meta.url).href;
+  const script = `
+    const { acquireLock } = await import(${JSON.stringify(module)});
+    const { open } = await import("node:fs/promises");
+    await acquireLock(${JSON.stringify(dir)});
+    console.log(process.pid);
+    const file = await open(${JSON.stringify(join(dir, "bytes"))}, "w");
+    const block = Buffer.alloc(8 * 1024 * 1024);
+    await Promise.all([0, 1, 2, 3].map(async (at) => {
+      for (;;) {
+        await file.write(block, 0, block.length, at * block.length);
+        await file.datasync();
+      }
+    }));`;
+  const [program = "", ...rest] = [
+    ...parent,
+    process.execPath,
+    "--input-type=module",
+    "-e",
+    script,
+  ];
+  const child = spawn(program, rest, { stdio: ["ignore", "pipe", "inherit"] });
+  const pid = Number(String((await once(child.stdout, "data"))[0]));
+  return { child, pid };
+}
+
+test("a process that was killed a moment ago gives its directory to whoever starts at once", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "tributary-lock-"));
+  for (let n = 0; n < 20; n++) {
+    const { pid } = await ownerOf(dir);
+    process.kill(pid, "SIGKILL");
+    await (await acquireLock(dir)).release();
+  }
+  await rm(dir, { recursive: true });
+});
+
+test("a process that is dead and that its parent has not taken note of owns nothing", async (t) => {
+  if (process.platform !== "linux") return t.skip("needs /proc");
+  const dir = await mkdtemp(join(tmpdir(), "tributary-lock-"));
+  // The shell turns into a program that waits for no child.
+  const { child, pid } = await ownerOf(dir, ["sh", "-c", '"$@" & exec sleep 60', "sh"]);
+  while (!/sleep/.test(await readFile(`/proc/${child.pid}/comm`, "utf8"))) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  process.kill(pid, "SIGKILL");
+  t.after(() => child.kill("SIGKILL"));
+  await (await acquireLock(dir)).release();
+  assert.match(await readFile(`/proc/${pid}/stat`, "utf8"), / Z /);
+  await rm(dir, { recursive: true });
+});
+
 test("of many processes that find a dead owner's lock, one gets the directory", async () => {
   const dir = await mkdtemp(join(tmpdir(), "tributary-lock-"));
   const module = new URL("./lock.js", import.meta.url).href;
