@@ -2,7 +2,7 @@ import { idSchema } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
 import { buffersSchema, leavesRoom } from "./budgets.js";
 import { limits } from "./limits.js";
-import { windowsSchema } from "./windows.js";
+import { windowsSchema } from "./window-settings.js";
 
 const MIB = 1024 * 1024;
 

@@ -3,7 +3,8 @@ import { describe, it } from "node:test";
 import { createManualClock } from "@tributary/proto/host/clock.js";
 import { configSchema } from "./config.js";
 import type { GatewayEvent } from "./events.js";
-import { createWindows, type UplinkWindow, whileOpen, windowTimeMs } from "./windows.js";
+import type { UplinkWindow } from "./window-settings.js";
+import { createWindows, whileOpen, windowTimeMs } from "./windows.js";
 
 const HOUR_MS = 3_600_000;
 
@@ -96,6 +97,32 @@ describe("uplink windows", () => {
       // 02:30 is 00:30 UTC and, an hour later, 01:30 UTC again.
       ["2026-10-25T00:30", true],
       ["2026-10-25T02:30", false],
+    ]);
+  });
+
+  it("that last over a change of the clock last as long as they say", () => {
+    // Five hours from 23:00 on: 22:00 UTC in winter, and until 03:00 UTC, which is 05:00 in summer.
+    const late = { cron: "0 23 * * *", durationMs: 5 * HOUR_MS };
+    const spring = bench("2026-03-28T20:00:00Z", [late], "Europe/Berlin");
+    spring.clock.advance(12 * HOUR_MS);
+    assert.deepEqual(spring.changes.slice(1), [
+      ["2026-03-28T22:00", true],
+      ["2026-03-29T03:00", false],
+    ]);
+    const autumn = bench("2026-10-24T20:00:00Z", [late], "Europe/Berlin");
+    autumn.clock.advance(12 * HOUR_MS);
+    assert.deepEqual(autumn.changes.slice(1), [
+      ["2026-10-24T21:00", true],
+      ["2026-10-25T02:00", false],
+    ]);
+  });
+
+  it("go by a time zone off the full hour", () => {
+    const { clock, changes } = bench("2026-03-10T20:00:00Z", [nightly], "Asia/Kathmandu");
+    clock.advance(4 * HOUR_MS);
+    assert.deepEqual(changes.slice(1), [
+      ["2026-03-10T20:45", true],
+      ["2026-03-10T21:45", false],
     ]);
   });
 
@@ -195,12 +222,48 @@ describe("the config of windows", () => {
     assert.match(problem({ bytesPerSecond: 10 }) ?? "", /bytesPerSecond/);
   });
 
-  it("refuses a window that never closes", () => {
-    assert.match(problem(window("*/10 * * * *", 600_000)) ?? "", /never close/);
-    assert.match(problem(window("0 2 * * *", 24 * HOUR_MS)) ?? "", /never close/);
-    assert.match(problem(window("0 1,13 * * *", 12 * HOUR_MS)) ?? "", /never close/);
+  it("refuses a window as long as the time between two of its beginnings", () => {
+    const MINUTE_MS = 60_000;
+    const DAY_MS = 24 * HOUR_MS;
+    const always = /^uplink.windows.0.durationMs: .*always open: leave windows out/;
+    for (const [cron, durationMs] of [
+      ["* * * * *", MINUTE_MS],
+      ["*/10 * * * *", 10 * MINUTE_MS],
+      ["0 * * * *", HOUR_MS],
+      ["0 2 * * *", DAY_MS],
+      ["0 1,13 * * *", DAY_MS / 2],
+      ["0 0 * * 7", 7 * DAY_MS],
+      ["30 6 * * mon", 7 * DAY_MS],
+      ["0 0 * * 1,4", 4 * DAY_MS],
+      ["0 0 1-31/2 * *", 2 * DAY_MS],
+    ] as const) {
+      // The same in a zone whose days are not all as long.
+      for (const timezone of ["UTC", "Europe/Berlin"]) {
+        assert.match(problem({ ...window(cron, durationMs), timezone }) ?? "", always, cron);
+      }
+      const least = durationMs - MINUTE_MS;
+      if (least > 0) assert.equal(problem(window(cron, least)), undefined, cron);
+    }
     assert.equal(problem(window("0 8,9 * * *", 2 * HOUR_MS)), undefined);
-    assert.equal(problem(window("0 8 * * mon", 24 * HOUR_MS)), undefined);
-    assert.equal(problem(window("*/10 * * * *", 540_000)), undefined);
+    assert.equal(problem(window("0 8 * * mon", DAY_MS)), undefined);
+    // Shut in February alone.
+    assert.equal(problem(window("0 0 * 1,3-12 *", DAY_MS)), undefined);
+    assert.match(problem(window("0 0 */2 * *", 2 * DAY_MS)) ?? "", always);
+  });
+
+  it("refuses windows that are always open together, and takes others that overlap", () => {
+    const halves = [
+      { cron: "0 0 * * *", durationMs: 12 * HOUR_MS },
+      { cron: "0 12 * * *", durationMs: 12 * HOUR_MS },
+    ];
+    assert.match(problem({ windows: halves }) ?? "", /^uplink.windows: .*always open/);
+    const [first] = halves as [UplinkWindow];
+    const short = { cron: "0 11 * * *", durationMs: 12 * HOUR_MS };
+    assert.equal(problem({ windows: [first, short] }), undefined);
+    const week = [
+      { cron: "0 0 * * mon-fri", durationMs: 24 * HOUR_MS },
+      { cron: "0 22 * * fri", durationMs: 50 * HOUR_MS },
+    ];
+    assert.match(problem({ windows: week }) ?? "", /always open/);
   });
 });

@@ -1,85 +1,12 @@
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { createTask, type ScheduledTask, validateDetailed } from "node-cron";
-import { z } from "zod";
+import { createTask, type ScheduledTask } from "node-cron";
 import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
 import type { SiteTime } from "./site-time.js";
+import type { UplinkWindow } from "./window-settings.js";
 
 const MINUTE_MS = 60_000;
-const DAY_MS = 24 * 60 * MINUTE_MS;
-
-const windowSchema = z
-  .strictObject({
-    /** When it begins: five cron fields, so at whole minutes. */
-    cron: z.string().superRefine((cron, context) => {
-      const problem = cronProblem(cron);
-      if (problem !== undefined) context.addIssue({ code: "custom", message: problem });
-    }),
-    /** How long it lasts, in milliseconds. */
-    durationMs: z
-      .number()
-      .int()
-      .min(MINUTE_MS)
-      .max(7 * DAY_MS),
-  })
-  .refine(({ cron, durationMs }) => durationMs < longestGapMs(cron), {
-    message: "the window begins again before it ends: it would never close; leave it out instead",
-    path: ["durationMs"],
-  });
-
-/** When a gateway may use its uplink; always, where no window is set. */
-export const windowsSchema = {
-  windows: z.array(windowSchema).max(limits.uplinkWindows).default([]),
-  /** Time zone of the cron fields, as IANA names it; the computer's own when left out. */
-  timezone: z.string().refine(isTimezone, { message: "must be an IANA time zone" }).optional(),
-};
-
-function cronProblem(cron: string): string | undefined {
-  const { valid, errors } = validateDetailed(cron);
-  if (!valid) return errors.map(({ message }) => message).join("; ");
-  // node-cron takes a sixth field, for seconds, in front.
-  if (cron.trim().split(/\s+/).length !== 5) return "must have five fields, for whole minutes";
-  return beginsEver(cron) ? undefined : "never begins";
-}
-
-function beginsEver(cron: string): boolean {
-  const task = createTask(cron, () => {});
-  try {
-    return task.getNextRuns(1).length > 0;
-  } catch {
-    return false; // no such day in a hundred years
-  } finally {
-    void task.destroy();
-  }
-}
-
-function isTimezone(name: string): boolean {
-  try {
-    new Intl.DateTimeFormat("en", { timeZone: name });
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** The longest time from one beginning to the next; Infinity where fields of days make that vary. */
-function longestGapMs(cron: string): number {
-  const { fields } = validateDetailed(cron);
-  const daily = cron
-    .trim()
-    .split(/\s+/)
-    .slice(2)
-    .every((field) => field === "*");
-  if (fields === undefined || !daily) return Number.POSITIVE_INFINITY;
-  const starts = fields.hour
-    .flatMap((hour) => fields.minute.map((minute) => (hour * 60 + minute) * MINUTE_MS))
-    .sort((a, b) => a - b);
-  const next = [...starts.slice(1), (starts[0] as number) + DAY_MS];
-  return starts.reduce((most, start, i) => Math.max(most, (next[i] as number) - start), 0);
-}
-
-export type UplinkWindow = z.infer<typeof windowSchema>;
 
 /** Whether the uplink may be used now. */
 export type Windows = {
