@@ -27,7 +27,15 @@ const bounds = {
   halfLife: 200,
   /** Sites whose population is named. */
   populations: 10_000,
+  /** What they add up to, and each alone: beyond it float64 has no exact sum. */
+  population: Number.MAX_SAFE_INTEGER,
 } as const;
+
+const WHOLE = `must be a whole number from 1 to ${bounds.population}`;
+
+function sumOf(counts: readonly number[]): number {
+  return counts.reduce((sum, count) => sum + count, 0);
+}
 
 const staleness = stalenessSchema.default({ kind: "polynomial", exponent: 0.5 });
 const maxStaleness = z.number().int().min(0).max(bounds.maxStaleness).default(20);
@@ -51,9 +59,12 @@ export const aggregationSchema = z.discriminatedUnion("kind", [
     halfLife: z.number().positive().max(bounds.halfLife).default(10),
     /** Population of each site; without it each registered site counts as its devices. */
     populations: z
-      .record(idSchema, z.number().positive().finite())
+      .record(idSchema, z.number(WHOLE).int(WHOLE).min(1, WHOLE))
       .refine((sites) => Object.keys(sites).length <= bounds.populations, {
         message: `at most ${bounds.populations} sites`,
+      })
+      .refine((sites) => sumOf(Object.values(sites)) <= bounds.population, {
+        message: `must add up to ${bounds.population} at most`,
       })
       .optional(),
   }),

@@ -126,3 +126,20 @@ test("rules that contradict one another are errors", () => {
   assert.match(problems({ aggregation, siteQuorum: 2 }).join(), /^siteQuorum: must be 1 with/);
   assert.deepEqual(problems({ aggregation }), []);
 });
+
+test("populations are whole numbers of one and more that add up exactly", () => {
+  const named = (populations: Record<string, number>) =>
+    problems({ aggregation: { kind: "site-memory", populations } });
+  const most = Number.MAX_SAFE_INTEGER;
+  for (const wrong of [0, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 1e308, most + 1])
+    assert.equal(
+      named({ north: 3, south: wrong })[0],
+      `aggregation.populations.south: must be a whole number from 1 to ${most}`,
+      String(wrong),
+    );
+  assert.deepEqual(named({ north: most - 1, south: 1 }), []);
+  for (const south of [2, 3, most])
+    assert.deepEqual(named({ north: most - 1, south }), [
+      `aggregation.populations: must add up to ${most} at most`,
+    ]);
+});
