@@ -9,9 +9,12 @@ import type { BranchRecord, Store } from "./store.js";
 export type Takings = {
   /** Whether the round gave the device to this gateway, in this life of it. */
   expects(identity: PartialIdentity, device: string): boolean;
-  /** Whether another Partial has brought the device's contribution. */
-  taken(identity: PartialIdentity, device: string): boolean;
-  note(identity: PartialIdentity, devices: readonly string[]): void;
+  /**
+   * Whether another Partial has brought the device's contribution.
+   * @param stretch 0, or the first site round of a later stretch
+   */
+  taken(identity: PartialIdentity, device: string, stretch: number): boolean;
+  note(identity: PartialIdentity, devices: readonly string[], stretch: number): void;
   /** How many contributions of a member were durable when the gateway started. */
   receivedOf(gateway: string): number;
 };
@@ -29,7 +32,10 @@ export async function openTakings(
   const bringer = new Map<string, string>();
   const received = new Map<string, number>();
   for (const record of await store.takings(round)) {
-    for (const device of record.devices) bringer.set(device, identityText(record));
+    const { stretch = 0 } = record;
+    for (const device of record.devices) bringer.set(keyOf(device, stretch), identityText(record));
+    // What the round waits for is its first stretch.
+    if (stretch > 0) continue;
     if ((await store.received(record)) === undefined) continue;
     const { gateway, devices } = record;
     received.set(gateway, (received.get(gateway) ?? 0) + devices.length);
@@ -37,13 +43,17 @@ export async function openTakings(
   return {
     expects: ({ gateway, incarnation }, device) =>
       rosters.get(`${gateway}.${incarnation}`)?.has(device) === true,
-    taken(identity, device) {
-      const by = bringer.get(device);
+    taken(identity, device, stretch) {
+      const by = bringer.get(keyOf(device, stretch));
       return by !== undefined && by !== identityText(identity);
     },
-    note(identity, devices) {
-      for (const device of devices) bringer.set(device, identityText(identity));
+    note(identity, devices, stretch) {
+      for (const device of devices) bringer.set(keyOf(device, stretch), identityText(identity));
     },
     receivedOf: (gateway) => received.get(gateway) ?? 0,
   };
+}
+
+function keyOf(device: string, stretch: number): string {
+  return `${stretch} ${device}`;
 }

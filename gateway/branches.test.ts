@@ -135,8 +135,8 @@ describe("a branch", () => {
       roll: { gateway: () => undefined, placeOf: () => undefined },
     });
     const restored = again.branches.view(round);
-    assert.equal(restored?.takings.taken({ ...origin, sequence: 8 }, "a"), true);
-    assert.equal(restored?.takings.taken(origin, "a"), false);
+    assert.equal(restored?.takings.taken({ ...origin, sequence: 8 }, "a", 0), true);
+    assert.equal(restored?.takings.taken(origin, "a", 0), false);
     assert.equal(restored?.takings.expects(origin, "a"), true);
     assert.equal(restored?.takings.expects({ ...origin, incarnation: "two" }, "a"), false);
     again.sealed("g1", round, 1);

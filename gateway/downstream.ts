@@ -8,12 +8,14 @@ import { createInbox } from "@tributary/proto/tier/inbox.js";
 import { createService } from "@tributary/proto/tier/service.js";
 import { SPOOL_FOLDER } from "@tributary/proto/tier/spool.js";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
+import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import type { Refusal } from "@tributary/proto/wire/verdict.js";
 import { type Branches, createBranches, type OwnRounds } from "./branches.js";
 import type { GatewayConfig } from "./config.js";
 import type { DeviceChange } from "./devices.js";
 import type { GatewayEvents } from "./events.js";
 import { createIntake } from "./intake.js";
+import { limits } from "./limits.js";
 import type { Models } from "./models.js";
 import { createModelsBelow } from "./models-below.js";
 import type { Forwarding, Outbox } from "./outbox.js";
@@ -36,6 +38,7 @@ export type Downstream = {
   modelProgressed(digest: string): void;
   /** What is above this gateway has changed. */
   pathChanged(): void;
+  sessionOver(session: string): void;
   close(): Promise<void>;
 };
 
@@ -96,6 +99,8 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
     clock,
     time,
   });
+  /** In memory only: it spares those below work that would be in vain. */
+  const over = new Set<string>();
   const intake = createIntake({
     store,
     outbox,
@@ -114,7 +119,9 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
         .map(([session, { manifest, layout }]) =>
           modelPublished(session, encodeCbor(manifest), encodeCbor(layout)),
         );
-      return [...known, ...branches.attached(gateway, rounds)];
+      const sessions = new Set(rounds.map((round) => splitNumberedId(round)?.session ?? ""));
+      const ended = [...sessions].filter((session) => over.has(session)).map(sessionOver);
+      return [...known, ...branches.attached(gateway, rounds), ...ended];
     },
     detached: branches.detached,
     progressed: branches.progressed,
@@ -145,14 +152,23 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
     roll,
     branches,
     forwarding(partial, forwarding) {
-      const newest = roundsOf(partial).at(-1) ?? "";
-      return branches.view(newest)?.open === true ? { ...forwarding, held: newest } : forwarding;
+      // A further stretch of site rounds is late for its round: it does not wait for the rest.
+      const held = roundsOf(partial).find((round) => branches.view(round)?.open === true);
+      return held === undefined ? forwarding : { ...forwarding, held };
     },
     published(session, manifest, layout) {
       attachments.links.broadcast(modelPublished(session, manifest, layout));
     },
     modelProgressed: modelsBelow.progressed,
     pathChanged: attachments.pathChanged,
+    sessionOver(session) {
+      over.add(session);
+      for (const oldest of over) {
+        if (over.size <= limits.publishedSessions) break;
+        over.delete(oldest);
+      }
+      attachments.links.broadcast(sessionOver(session));
+    },
     async close() {
       attachments.close();
       modelsBelow.close();
@@ -160,6 +176,10 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
       await close();
     },
   };
+}
+
+function sessionOver(session: string): AttachResponse {
+  return { message: { $case: "sessionOver", value: { session } } };
 }
 
 function modelPublished(session: string, manifest: Uint8Array, layout: Uint8Array): AttachResponse {

@@ -226,6 +226,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
             contributors,
             downstream?.forwarding(partial, rules) ?? rules,
           ),
+        handOver: (partial, round, first, rules) =>
+          outbox.handOver(partial, round, first, downstream?.forwarding(partial, rules) ?? rules),
       },
       models,
       link,
@@ -351,10 +353,12 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           events({ level: "info", name: "uplink-path", path: path.join(" < ") });
           downstream?.pathChanged();
           if (!whole && ancestry.whole) rounds.attached();
+          if (whole && !ancestry.whole) rounds.detached();
         },
         onDetached() {
           ancestry.lost();
           downstream?.pathChanged();
+          rounds.detached();
         },
         onLoop(message) {
           events({ level: "error", name: "gateway-loop", gateway, message });
@@ -362,6 +366,10 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         },
         onRoundOpened: running.open,
         onRoundClosed: running.closed,
+        onSessionOver(session) {
+          rounds.sessionOver(session);
+          downstream?.sessionOver(session);
+        },
         onTelemetryReceipt: (receipt) => telemetry?.receipted(receipt),
         onPublished(session, manifest, layout) {
           publications.published(session, manifest, layout);

@@ -9,6 +9,7 @@ import {
 } from "@tributary/proto/algebra/partial.js";
 import { identityText, type PartialIdentity } from "@tributary/proto/tier/identity.js";
 import type { Announcement, Destination, PartialReceipt } from "@tributary/proto/tier/inbox.js";
+import { cloudRound, splitNumberedId } from "@tributary/proto/wire/ids.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import type { Branches, BranchView } from "./branches.js";
@@ -28,7 +29,13 @@ export type IntakeOptions = {
   readonly events: GatewayEvents;
 };
 
-type Part = { readonly round: string; readonly contributors: readonly Contributor[] };
+/** Contributions to a round of the cloud's: with its first stretch of site rounds, or a later one. */
+type Part = {
+  readonly round: string;
+  /** 0 for the first; else the first site round of a later stretch. */
+  readonly stretch: number;
+  readonly contributors: readonly Contributor[];
+};
 
 /**
  * Takes Partials of gateways below into the outbox. A receipt says `kept`: the Partial is durable
@@ -49,17 +56,19 @@ export function createIntake(options: IntakeOptions): Destination {
     if (!options.storage.fits(bytes)) return refuse("storage-full", "the outbox is full");
     // First who brings what, then the Partial: noted alone it would only come again.
     const noted: TakingRecord[] = [];
-    for (const { round, contributors } of parts) {
+    for (const { round, stretch, contributors } of parts) {
       const view = branches.view(round);
       if (view === undefined) continue;
       const devices = contributors.map(({ device }) => device);
-      view.takings.note(identity, devices);
-      noted.push({ round, ...identity, devices });
+      view.takings.note(identity, devices, stretch);
+      noted.push({ round, ...identity, ...(stretch > 0 && { stretch }), devices });
     }
     if (noted.length > 0) await store.putTakings(noted);
     await outbox.receive(partial, identity, digest, admitted.forwarding);
     const { gateway } = identity;
-    const counts = new Map(noted.map(({ round, devices }) => [round, devices.length]));
+    // What a round waits for is its first stretch.
+    const first = noted.filter(({ stretch }) => stretch === undefined);
+    const counts = new Map(first.map(({ round, devices }) => [round, devices.length]));
     const contributors = partial.contributors.length;
     const round = parts.at(-1)?.round ?? "";
     events({ level: "info", name: "partial-received", round, gateway, contributors, bytes });
@@ -100,9 +109,10 @@ export function createIntake(options: IntakeOptions): Destination {
 
 /** The contributors of each round, oldest round first. */
 function partsOf(partial: Sum): Part[] {
-  return roundsOf(partial).map((round) => ({
-    round,
-    contributors: partial.contributors.filter((contributor) => contributor.round === round),
+  return roundsOf(partial).map((id) => ({
+    round: cloudRound(id),
+    stretch: splitNumberedId(id)?.site ?? 0,
+    contributors: partial.contributors.filter(({ round }) => round === id),
   }));
 }
 
@@ -114,22 +124,22 @@ function judge(
   parts: readonly Part[],
 ): Verdict<{ readonly forwarding: Forwarding }> {
   const views: BranchView[] = [];
-  for (const { round, contributors } of parts) {
-    const view = branches.view(round);
+  for (const part of parts) {
+    const view = branches.view(part.round);
     if (view === undefined) continue;
-    const verdict = judgeRound(view, identity, partial, contributors);
+    const verdict = judgeRound(view, identity, partial, part);
     if (!verdict.ok) return verdict;
     views.push(view);
   }
   const totalMax = views.reduce((least, { plan }) => Math.min(least, plan.totalMax), Infinity);
   if (Number(partial.weight) > totalMax)
     return refuse("total-overflow", `${partial.weight} samples, past NMax ${totalMax}`);
-  const newest = parts.at(-1)?.round ?? "";
   // With a round whose plan is not known here it travels alone: its own weight is the most.
   if (views.length < parts.length)
     return { ok: true, forwarding: { totalMax: Number(partial.weight), perSite: true } };
   const perSite = views.some(({ plan }) => plan.perSite);
-  const held = branches.view(newest)?.open === true ? { held: newest } : {};
+  const open = parts.findLast(({ round, stretch }) => stretch === 0 && branches.view(round)?.open);
+  const held = open === undefined ? {} : { held: open.round };
   return { ok: true, forwarding: { totalMax, perSite, ...held } };
 }
 
@@ -137,7 +147,7 @@ function judgeRound(
   { plan, takings }: BranchView,
   identity: PartialIdentity,
   partial: Sum,
-  contributors: readonly Contributor[],
+  { contributors, stretch }: Part,
 ): Verdict<object> {
   const comparable = checkComparable(expectedOf(plan), partial);
   if (!comparable.ok) return comparable;
@@ -151,7 +161,7 @@ function judgeRound(
   const heavy = contributors.find(({ samples }) => samples > plan.nMax);
   if (heavy !== undefined)
     return refuse("bad-sample-count", `${heavy.device}: ${heavy.samples} samples, past nMax`);
-  const overlap = contributors.filter(({ device }) => takings.taken(identity, device));
+  const overlap = contributors.filter(({ device }) => takings.taken(identity, device, stretch));
   return overlap.length > 0 ? refuseOverlap(overlap.map(contributionKey)) : { ok: true };
 }
 

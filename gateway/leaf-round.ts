@@ -59,7 +59,7 @@ export type LeafOpening = {
   readonly remainingMs: number;
   /** How long roster devices that are not here are waited for. */
   readonly graceMs: number;
-  /** Makes a new round known to the next start; where that fails nothing is left of it. */
+  /** Makes a new round known to the next start, once its journal is there. */
   readonly keep?: () => Promise<void>;
   /** Samples from before this round that count beside a device's, see `RoundView.weightBeside`. */
   readonly carried?: (device: string, contributed: ReadonlyMap<string, string>) => number;
@@ -122,8 +122,9 @@ export async function openLeafRound(world: RoundWorld, opening: LeafOpening): Pr
       for (const device of combine.digests.keys()) known.set(device, "folded");
       return known;
     } catch (cause) {
-      if (opening.keep === undefined) await combine.close().catch(() => {});
-      else await combine.remove().catch(() => {});
+      // The journal stays: a write of the index that failed may be there all the same. A round that
+      // is not gives it up at the next start.
+      await combine.close().catch(() => {});
       throw cause;
     }
   }

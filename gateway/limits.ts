@@ -16,7 +16,10 @@ export const limits = {
   /** Unsent bytes to one device above which the broker stops reading from it. */
   deviceBacklogBytes: 1024 * 1024,
 
-  /** Rounds open at a time. A further one is refused with `busy`. */
+  /**
+   * Rounds open at a time. A further one is refused with `busy`. Those that have handed over their
+   * first stretch of site rounds are counted apart: as many, and the oldest ends.
+   */
   openRounds: 8,
   /** Sealed rounds whose contributors are remembered, so that a repeated update finds its receipt. */
   ledgerRounds: 64,

@@ -5,12 +5,13 @@ import {
   roundsOf,
 } from "@tributary/proto/algebra/partial.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
+import { cloudRound } from "@tributary/proto/wire/ids.js";
 import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
 import { type OutboxFiles, openOutboxFiles } from "./outbox-file.js";
 import { mergeGroup, shapeOf, waitingGroup } from "./outbox-merge.js";
 import type { SiteTime } from "./site-time.js";
-import type { Origin, OutboxRecord, SealedRecord, Store } from "./store.js";
+import type { FirstEnd, Origin, OutboxRecord, RoundRecord, SealedRecord, Store } from "./store.js";
 
 /** Under which rules a Partial travels on. */
 export type Forwarding = {
@@ -35,7 +36,7 @@ export type Outbox = {
   oldestAgeMs(): number;
   /** Oldest first. */
   entries(): readonly OutboxRecord[];
-  /** Rounds with contributions here. */
+  /** Rounds of the cloud with contributions here. */
   rounds(): string[];
   /**
    * Makes a Partial and the end of its round durable, in that order; resolves with its entry. Safe
@@ -45,6 +46,13 @@ export type Outbox = {
     partial: Partial,
     sealed: Omit<SealedRecord, "order">,
     contributors: Iterable<readonly [string, string]>,
+    forwarding: Forwarding,
+  ): Promise<OutboxRecord>;
+  /** As `add`, for a round that stays open, as `Store.handOver` says. */
+  handOver(
+    partial: Partial,
+    round: RoundRecord,
+    first: FirstEnd | undefined,
     forwarding: Forwarding,
   ): Promise<OutboxRecord>;
   /**
@@ -268,10 +276,17 @@ export async function openOutbox(
       return oldest === undefined ? 0 : Math.max(0, time.logicalMs() - oldest.sealedAtMs);
     },
     entries: () => entries,
-    rounds: () => [...new Set(entries.flatMap((entry) => entry.rounds))],
+    rounds: () => [...new Set(entries.flatMap((entry) => entry.rounds.map(cloudRound)))],
     async add(partial, sealed, contributors, forwarding) {
       const added = await inOrder(() =>
         addEntry(partial, forwarding, (entry) => store.seal(sealed, contributors, entry)),
+      );
+      void tidy(limits.mergeWaiting);
+      return added;
+    },
+    async handOver(partial, round, first, forwarding) {
+      const added = await inOrder(() =>
+        addEntry(partial, forwarding, (entry) => store.handOver(round, first, entry)),
       );
       void tidy(limits.mergeWaiting);
       return added;

@@ -1,4 +1,4 @@
-import { splitNumberedId } from "@tributary/proto/wire/ids.js";
+import { cloudRound, splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { JOURNALS, journalOf, type RoundWorld } from "./round-world.js";
 import type { SiteStates } from "./site-state.js";
 
@@ -29,12 +29,6 @@ export async function clearLeftovers(
   }
   for (const of of numbers.values()) of.sort((a, b) => a - b);
   return numbers;
-}
-
-/** The cloud's round to which a round or a model belongs. */
-function cloudRound(id: string): string {
-  const { session, number } = splitNumberedId(id) ?? {};
-  return `${session}.${number}`;
 }
 
 /**

@@ -19,7 +19,7 @@ export type RoundWorld = {
   readonly disk: Disk;
   readonly store: Store;
   readonly kernel: Kernel;
-  readonly outbox: Pick<Outbox, "add">;
+  readonly outbox: Pick<Outbox, "add" | "handOver">;
   readonly models: Pick<
     Models,
     "want" | "pin" | "unpin" | "put" | "drop" | "made" | "available" | "read"

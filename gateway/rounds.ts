@@ -7,6 +7,7 @@ import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdic
 import type { RoundSource } from "./ingest.js";
 import { type LeafEnd, type LeafRound, openLeafRound } from "./leaf-round.js";
 import { limits } from "./limits.js";
+import { demandJournal, demandSiteFiles } from "./missing-files.js";
 import { readPlan } from "./plan-check.js";
 import { countRound } from "./round.js";
 import { clearLeftovers, findRunning } from "./round-leftovers.js";
@@ -23,8 +24,12 @@ export type Rounds = RoundSource & {
   /** Opens a round, or answers a repeated opening with its progress. In order with `close`. */
   open(opened: RoundOpened): void;
   closed(round: string, outcome: string): void;
+  /** No further round of the session follows. */
+  sessionOver(session: string): void;
   /** The uplink is back. */
   attached(): void;
+  /** The uplink is away. */
+  detached(): void;
   deviceConnected(device: string): void;
   deviceDisconnected(device: string): void;
   declined(device: string, header: { round: string; code: string }): Verdict<object>;
@@ -89,7 +94,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   /** Answers the opening of a round that is, or was, open here with its progress. */
   function answerRepeated(name: string): boolean {
     const here = open.get(name);
-    if (here !== undefined) {
+    if (here !== undefined && here.cycle?.handed !== true) {
       options.onProgress(progressOf(here));
       return true;
     }
@@ -100,17 +105,23 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     return true;
   }
 
-  /** Under `finishFirst` a session's next round waits; else it ends site rounds of the one before. */
+  /**
+   * Under `finishFirst` a session's next round waits; else it ends site rounds of the one before. An
+   * evaluation does not end what follows the first stretch.
+   */
   function waitsBehindAnother(plan: Plan, opened: RoundOpened): boolean {
+    const trains = plan.task === "train";
     const others = [...open.values()].filter((other) => other.plan.session === plan.session);
-    const [behind] = others;
-    if (behind === undefined) return false;
-    if (!plan.finishFirst) {
-      for (const { plan: other, cycle } of others) {
-        if (isEarlier(other.round, plan.round)) cycle?.closed();
-      }
-      return false;
+    for (const { plan: other, cycle } of others) {
+      if (!isEarlier(other.round, plan.round)) continue;
+      if (trains) cycle?.over();
+      else if (!plan.finishFirst) cycle?.closed();
     }
+    if (!plan.finishFirst) return false;
+    const behind = others.find(
+      ({ cycle }) => cycle === undefined || !cycle.handed || (trains && cycle.running),
+    );
+    if (behind === undefined) return false;
     events({ level: "info", name: "round-waits", round: plan.round, behind: behind.plan.round });
     const displaced = waiting.add(plan, opened);
     if (displaced !== undefined) {
@@ -120,7 +131,11 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   }
 
   function refuseFresh(plan: Plan): Refusal | undefined {
-    if (open.size >= limits.openRounds) return refuse("busy", `${open.size} rounds are open here`);
+    const handed = [...open.values()].filter(({ cycle }) => cycle?.handed);
+    // The session of the oldest may be over without this gateway's knowing.
+    if (handed.length >= limits.openRounds) handed[0]?.cycle?.over();
+    const count = open.size - handed.length;
+    if (count >= limits.openRounds) return refuse("busy", `${count} rounds are open here`);
     return plan.base.bytes > options.modelCacheBytes
       ? refuse("too-large", "the base does not fit modelCacheBytes")
       : undefined;
@@ -167,26 +182,34 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
 
   async function startCycle(
     plan: Plan,
-    { roster }: RoundRecord,
+    record: RoundRecord,
     remainingMs: number,
     journals: readonly number[],
   ): Promise<void> {
-    const state = await states.read(plan);
-    const running = await findRunning(options, plan.round, journals, state?.number ?? 0);
-    const newest = Math.max(sealed.newestSiteRound(plan.round), state?.number ?? 0);
+    const { handed } = record;
+    const state = await states.read(plan, handed);
+    const landed = Math.max(state?.number ?? 0, handed?.number ?? 0);
+    const running = await findRunning(options, plan.round, journals, landed);
+    const newest = Math.max(sealed.newestSiteRound(plan.round), landed);
+    await demandSiteFiles(options, record, { state: state !== undefined, running, newest });
     let over = false;
     const cycle = await startSiteRounds(
       options,
-      { plan, roster, remainingMs, state, running, newest },
+      { plan, record, remainingMs, state, running, newest },
       {
         states,
         known: (round) => sealed.get(round) !== undefined,
         onOpen: (leaf) => void leaves.set(leaf.plan.round, leaf),
         onSealed: sealed.add,
         onLanded,
-        onEnded(record) {
+        onHanded(ended) {
+          sealed.add(ended);
+          openWaiting(plan.session);
+        },
+        onEnded() {
           over = true;
-          finish(plan, record);
+          open.delete(plan.round);
+          openWaiting(plan.session);
         },
       },
     );
@@ -204,8 +227,12 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   function finish(plan: Plan, record: Omit<SealedRecord, "order">): void {
     open.delete(plan.round);
     sealed.add(record);
+    openWaiting(plan.session);
+  }
+
+  function openWaiting(session: string): void {
     inOrder(async () => {
-      const next = waiting.take(plan.session);
+      const next = waiting.take(session);
       if (next === undefined) return;
       if (next.opened.remainingMs > 0) return openFresh(next.opened);
       refusePlan(next.plan.round, refuse("busy", "its time was over before its turn came"));
@@ -235,12 +262,23 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       // What a kill took back of the logical time must not make the round longer than its plan.
       const remainingMs = Math.min(Math.max(0, leftMs), plan.siteDeadlineMs);
       try {
-        if (!inSiteRounds(plan)) await startLeaf(plan, record, remainingMs);
-        else await startCycle(plan, record, remainingMs, journals.get(plan.round) ?? []);
+        if (!inSiteRounds(plan)) {
+          await demandJournal(options, plan.round);
+          await startLeaf(plan, record, remainingMs);
+        } else await startCycle(plan, record, remainingMs, journals.get(plan.round) ?? []);
       } catch (cause) {
         // Damage is not guessed around. What cannot be read now stays for the next start.
         if (cause instanceof TributaryError && cause.code.startsWith("journal-")) throw cause;
         unread(plan.round, describe(cause));
+      }
+    }
+    // A kill can come between the opening of a round and the end of the one before.
+    for (const { plan } of [...open.values()]) {
+      if (plan.task !== "train") continue;
+      for (const other of [...open.values()]) {
+        const isBefore = isEarlier(other.plan.round, plan.round);
+        if (other.plan.session === plan.session && isBefore && other.cycle?.handed)
+          other.cycle.over();
       }
     }
   }
@@ -253,13 +291,23 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
         sealed.closeUpstream(name);
         waiting.forget(name);
         const here = open.get(name);
-        if (here === undefined || here.plan.finishFirst) return;
-        here.leaf?.apply({ type: "closed" });
+        if (here === undefined) return;
+        if (!here.plan.finishFirst) here.leaf?.apply({ type: "closed" });
         here.cycle?.closed();
+      });
+    },
+    sessionOver(session) {
+      inOrder(() => {
+        for (const { plan, cycle } of [...open.values()]) {
+          if (plan.session === session) cycle?.over();
+        }
       });
     },
     attached() {
       for (const { cycle } of [...open.values()]) cycle?.attached();
+    },
+    detached() {
+      for (const { cycle } of [...open.values()]) cycle?.detached();
     },
     deviceConnected(device) {
       for (const leaf of [...leaves.values()]) leaf.apply({ type: "connected", device });
@@ -293,7 +341,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     },
     refused: (name, device, code) => leaves.get(name)?.refused(device, code),
     progress: () => [
-      ...[...open.values()].map(progressOf),
+      ...[...open.values()].filter(({ cycle }) => !cycle?.handed).map(progressOf),
       ...sealed.awaited().map((record) => ({ ...countsOf(record), sealed: true })),
     ],
     openRounds: () => [...open.keys()],

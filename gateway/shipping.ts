@@ -1,6 +1,7 @@
 import type { PartialId, PartialState } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import { jitteredBackoff, type Random } from "@tributary/proto/host/random.js";
+import { cloudRound } from "@tributary/proto/wire/ids.js";
 import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
 import type { Outbox } from "./outbox.js";
@@ -139,7 +140,7 @@ export function createShipping(options: ShippingOptions): Shipping {
   };
 }
 
-/** What a Partial is sent under. */
+/** What a Partial is sent under: the newest of the cloud's rounds in it. */
 function newestRound({ rounds }: OutboxRecord): string {
-  return rounds.at(-1) ?? "";
+  return cloudRound(rounds.at(-1) ?? "");
 }

@@ -24,6 +24,8 @@ export type SiteBase = {
   >;
   /** Forgets all site models of the round but the newest. */
   prune(): Promise<void>;
+  /** Forgets all site models of the round; the cloud's base stays. */
+  dropMade(): Promise<void>;
   /** Lets go of all of them. */
   close(): Promise<void>;
 };
@@ -44,6 +46,12 @@ export function openSiteBase(models: RoundWorld["models"], plan: Plan): SiteBase
       const { session, number } = splitNumberedId(model) ?? {};
       if (`${session}.${number}` === plan.round && digest !== kept) await models.drop(digest);
     }
+  }
+
+  async function dropMade(): Promise<void> {
+    current = undefined;
+    unpinAllBut(0);
+    await dropAllBut(undefined);
   }
 
   async function readBase(): Promise<Float32Array | undefined> {
@@ -93,10 +101,10 @@ export function openSiteBase(models: RoundWorld["models"], plan: Plan): SiteBase
       unpinAllBut(current === undefined ? 0 : 1);
       await dropAllBut(current?.digest);
     },
+    dropMade,
     async close() {
-      unpinAllBut(0);
       models.unpin(plan.base.digest);
-      await dropAllBut(undefined);
+      await dropMade();
     },
   };
 }

@@ -187,6 +187,7 @@ describe("site rounds", () => {
     const work: SiteWork = {
       rounds: 2,
       delta: Float64Array.of((2 ** 29 + 1) / 2 ** 30, -0.25),
+      start: undefined,
       only: undefined,
       contributors: [contributor],
       metrics: {},

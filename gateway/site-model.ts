@@ -9,24 +9,27 @@ import {
 import { roundTiesToEven } from "@tributary/proto/algebra/rational.js";
 
 /**
- * What a site's rounds on one base of the cloud's come to, so far. Pure: a site round's exact sum
- * is the same in any order of arrival, so all of this is too.
+ * What a site's rounds on one base of the cloud's come to, so far, and what of it is not handed over
+ * yet: the stretch. Pure: a site round's exact sum is the same in any order of arrival, so all of
+ * this is too.
  *
  * The scheme: Liu et al., "Client-Edge-Cloud Hierarchical Federated Learning", ICC 2020, with
  * deltas in place of models.
  */
 export type SiteWork = {
-  /** K: site rounds that anybody contributed to. */
+  /** K: site rounds of the stretch that anybody contributed to. */
   readonly rounds: number;
-  /** D_K, the sum of the rounds' mean deltas, float64, in layout order. */
+  /** D, the sum of all site rounds' mean deltas, float64, in layout order. */
   readonly delta: Float64Array;
-  /** S_1, as long as there is no other. */
+  /** What D was when the stretch began; undefined in the first one, where it was 0. */
+  readonly start: Float64Array | undefined;
+  /** The sum of the stretch's first site round, as long as there is no other. */
   readonly only: Partial | undefined;
   /** Each device once: the samples of its newest contribution, and in how many rounds it was. */
   readonly contributors: readonly Contributor[];
   /** Of the newest round, with that round's own weight. */
   readonly metrics: MetricSums;
-  /** Values that devices clamped, over all rounds. */
+  /** Values that devices clamped, over all rounds of the stretch. */
   readonly saturated: number;
 };
 
@@ -36,7 +39,7 @@ export function addSiteRound(before: SiteWork | undefined, sum: Partial): SiteWo
   const { metrics } = sum;
   if (before === undefined) {
     const { contributors, saturated } = sum;
-    return { rounds: 1, delta, only: sum, contributors, metrics, saturated };
+    return { rounds: 1, delta, start: undefined, only: sum, contributors, metrics, saturated };
   }
   for (let i = 0; i < delta.length; i++) {
     delta[i] = (before.delta[i] as number) + (delta[i] as number);
@@ -44,11 +47,18 @@ export function addSiteRound(before: SiteWork | undefined, sum: Partial): SiteWo
   return {
     rounds: before.rounds + 1,
     delta,
-    only: undefined,
+    start: before.start,
+    only: before.rounds === 0 ? sum : undefined,
     contributors: countAgain(before.contributors, sum.contributors),
     metrics,
     saturated: before.saturated + sum.saturated,
   };
+}
+
+/** What there is once the stretch is handed over: D stays, and is where the next one begins. */
+export function beginStretch(delta: Float64Array): SiteWork {
+  const none = { only: undefined, contributors: [], metrics: {}, saturated: 0 };
+  return { rounds: 0, delta, start: delta, ...none };
 }
 
 function countAgain(before: readonly Contributor[], now: readonly Contributor[]): Contributor[] {
@@ -76,9 +86,10 @@ export function siteModel(base: Float32Array, delta: Float64Array): Float32Array
 export type SiteSubject = Pick<Partial, "site" | "base" | "baseDigest" | "grid" | "layout">;
 
 /**
- * One Partial for all site rounds. After a single one it is that round's exact sum. After more,
- * q = D_K 2^f to the nearest whole number, ties to even, clamped to the grid's range; S = N q, where
- * N is the sum of the contributors' samples. What is clamped counts as saturated.
+ * One Partial for all site rounds of the stretch. After a single one it is that round's exact sum.
+ * After more, q = (D - D at its start) 2^f to the nearest whole number, ties to even, clamped to the
+ * grid's range; S = N q, where N is the sum of the contributors' samples. What is clamped counts as
+ * saturated.
  */
 export function composeSite(work: SiteWork, subject: SiteSubject): Partial {
   if (work.only !== undefined) return work.only;
@@ -86,9 +97,10 @@ export function composeSite(work: SiteWork, subject: SiteSubject): Partial {
   const sum = new BigInt64Array(work.delta.length);
   const store = productStore(sum, weight);
   let { saturated } = work;
+  const { delta, start: before } = work;
   for (const { start, end, scale, stepsMax } of stretches(subject.layout, subject.grid)) {
     for (let i = start; i < end; i++) {
-      let q = roundTiesToEven((work.delta[i] as number) * scale);
+      let q = roundTiesToEven(((delta[i] as number) - (before?.[i] ?? 0)) * scale);
       if (Math.abs(q) > stepsMax) {
         q = q < 0 ? -stepsMax : stepsMax;
         saturated++;

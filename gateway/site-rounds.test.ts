@@ -33,18 +33,17 @@ const sitePlanOf = (changes: Partial<Plan> = {}) =>
 type Given = readonly (readonly [device: string, steps: number, samples: number])[];
 
 /** In plain doubles, from the specification; every number is small enough to be exact. */
-function oracle(rounds: readonly Given[]) {
+function oracle(rounds: readonly Given[], before: readonly Given[] = []) {
   const newest = new Map<string, { samples: number; updates: number }>();
-  let delta = 0;
+  const start = before.reduce((sum, given) => sum + meanOf(given), 0);
+  let delta = start;
   for (const given of rounds) {
-    const weight = given.reduce((sum, [, , samples]) => sum + samples, 0);
-    const sum = given.reduce((total, [, steps, samples]) => total + steps * samples, 0);
-    delta += sum / (weight * 1024);
+    delta += meanOf(given);
     for (const [device, , samples] of given)
       newest.set(device, { samples, updates: (newest.get(device)?.updates ?? 0) + 1 });
   }
   const weight = [...newest.values()].reduce((sum, { samples }) => sum + samples, 0);
-  const scaled = delta * 1024;
+  const scaled = (delta - start) * 1024;
   const even = 2 * Math.round(scaled / 2);
   const q = Math.abs(scaled - Math.trunc(scaled)) === 0.5 ? even : Math.round(scaled);
   const contributors = [...newest]
@@ -53,12 +52,26 @@ function oracle(rounds: readonly Given[]) {
   return {
     model: values.map((value) => value + delta),
     weight: BigInt(weight),
-    sum: BigInt(weight * q),
+    // A single site round is handed over as it is.
+    sum: BigInt(rounds[0] !== undefined && rounds.length === 1 ? stepsOf(rounds[0]) : weight * q),
     contributors,
   };
 }
 
-function assertIs(partial: Sum | undefined, expected: ReturnType<typeof oracle>): void {
+const stepsOf = (given: Given) =>
+  given.reduce((total, [, steps, samples]) => total + steps * samples, 0);
+
+function meanOf(given: Given): number {
+  const weight = given.reduce((sum, [, , samples]) => sum + samples, 0);
+  return stepsOf(given) / (weight * 1024);
+}
+
+/** @param round of its contributors: the first site round of a later stretch */
+function assertIs(
+  partial: Sum | undefined,
+  expected: ReturnType<typeof oracle>,
+  round = "mnist.1",
+): void {
   assert.ok(partial !== undefined);
   const { base: on, site, weight, contributors, sum } = partial;
   assert.deepEqual(
@@ -67,7 +80,7 @@ function assertIs(partial: Sum | undefined, expected: ReturnType<typeof oracle>)
       on: "mnist.0",
       site: "plant",
       weight: expected.weight,
-      contributors: expected.contributors,
+      contributors: expected.contributors.map((one) => ({ ...one, round })),
       sum: Array.from({ length: 4 }, () => expected.sum),
     },
   );
@@ -327,6 +340,111 @@ describe("site rounds without an uplink", () => {
   });
 });
 
+describe("a site that has handed over", () => {
+  const plan = sitePlanOf({ siteRounds: 1, offlineSiteRounds: 50 });
+
+  /** With one site round handed over, and receipted. */
+  async function handedOver(names: string[], parts = {}) {
+    const all = await site(names, { absentGraceMs: 20 }, parts);
+    all.reducer.openRound(plan, names);
+    await cached(all.gateway);
+    await giveAll(
+      all.devices,
+      "mnist.1.1",
+      first.filter(([name]) => names.includes(name)),
+    );
+    await until("it is delivered", () => told(all.gateway, "partial-delivered").length === 1);
+    return all;
+  }
+
+  async function cutOff({ reducer, gateway }: Awaited<ReturnType<typeof handedOver>>) {
+    const before = told(gateway, "uplink-lost").length;
+    await reducer.close();
+    await until("the link is lost", () => told(gateway, "uplink-lost").length > before);
+  }
+
+  it("goes on from its site model when its uplink goes away: a stretch of its own", async () => {
+    const all = await handedOver(["dev-a", "dev-b"]);
+    const { reducer, gateway, devices } = all;
+    const [a] = devices as [TestDevice];
+    reducer.tell({ $case: "roundClosed", value: { round: "mnist.1", outcome: "committed" } });
+    assertIs(reducer.partials[0], oracle([first]));
+    await cutOff(all);
+    const { plan: second2 } = await offerOf(a, "mnist.1.2");
+    assert.equal(second2.base.model, "mnist.1.1");
+    assert.deepEqual(await fetched(a, second2), oracle([first]).model);
+    await giveAll(devices, "mnist.1.2", second);
+    await giveAll(devices, "mnist.1.3", first);
+    await offerOf(a, "mnist.1.4");
+    const back = await stage.reducer(reducer.port);
+    await until("the stretch arrives", () => back.partials.length === 1);
+    assertIs(back.partials[0], oracle([second, first], [first]), "mnist.1.2");
+    const [, composed] = told(gateway, "site-rounds-composed");
+    assert.ok(composed?.name === "site-rounds-composed");
+    const { stretch, first: from, newest, siteRounds } = composed;
+    assert.deepEqual([stretch, from, newest, siteRounds], ["mnist.1.2", 2, 4, 2]);
+    // And once more, with one site round: its sum as it is.
+    await cutOff({ ...all, reducer: back });
+    await giveAll([a], "mnist.1.5", [["dev-a", 5, 4]]);
+    const again = await stage.reducer(reducer.port);
+    await until("the stretch arrives", () => again.partials.length === 1);
+    assertIs(again.partials[0], oracle([[["dev-a", 5, 4]]], [first, second, first]), "mnist.1.5");
+    assert.equal(
+      again.heard("roundProgress").some(({ sealed }) => !sealed),
+      false,
+    );
+  });
+
+  it("stops when the session's next round opens, or when the session is over", async () => {
+    for (const next of [true, false]) {
+      const all = await handedOver(["dev-a"]);
+      const { reducer, dir, gateway, devices } = all;
+      const [a] = devices as [TestDevice];
+      if (next) {
+        const { round: _, ...rest } = sitePlanOf({ siteRounds: 1 });
+        reducer.openRound({ ...rest, round: "mnist.2" }, ["dev-a"]);
+        await give(a, "mnist.2", 3, 10);
+      } else reducer.tell({ $case: "sessionOver", value: { session: "mnist" } });
+      const states = () => readdir(join(dir, "sites"));
+      for (const endMs = performance.now() + 20_000; performance.now() < endMs; ) {
+        if ((await states()).length === 0) break;
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      assert.deepEqual(await states(), []);
+      const offers = a.got("offer").length;
+      await cutOff(all);
+      await stage.reducer(reducer.port);
+      await until("it is back", () => told(gateway, "uplink-attached").length === 2);
+      assert.equal(a.got("offer").length, offers);
+    }
+  });
+
+  it("goes on after a restart without an uplink, and hands nothing over twice", async () => {
+    const disk = memoryDisk();
+    const all = await handedOver(["dev-a"], { disk });
+    const { reducer, dir, gateway } = all;
+    await reducer.close();
+    await gateway.close();
+    let given = 2;
+    let running = gateway;
+    for (; given <= 4; given++) {
+      running = await stage.gateway(dir, reducer.address, { absentGraceMs: 20 }, { disk });
+      const a = await stage.device(running, "dev-a");
+      await give(a, `mnist.1.${given}`, 5, 4);
+      await offerOf(a, `mnist.1.${given + 1}`);
+      await running.close();
+    }
+    running = await stage.gateway(dir, reducer.address, { absentGraceMs: 20 }, { disk });
+    const back = await stage.reducer(reducer.port);
+    await until("the stretch arrives", () => back.partials.length === 1);
+    const five: Given = [["dev-a", 5, 4]];
+    const alone: Given = [["dev-a", 3, 10]];
+    assertIs(back.partials[0], oracle([five, five, five], [alone]), "mnist.1.2");
+    await until("it is gone", () => running.status().waiting.partials === 0);
+    assert.equal(back.partials.length, 1);
+  });
+});
+
 describe("a crash in site rounds", () => {
   it("loses nothing that was receipted and counts nothing twice, at boot without an uplink", async () => {
     const reducer = await stage.reducer();
@@ -411,15 +529,16 @@ describe("a start", () => {
     // the index does not, and its journal is still there.
     const states = openSiteStates(disk);
     const plan = sitePlanOf({ siteRounds: 3 });
-    const before = await states.read(plan);
+    const before = await states.read(plan, undefined);
     assert.ok(before !== undefined);
     const update = sampleUpdate(sitePlan(plan, 2, base), "dev-a", 5, { samples: 4 });
     const newest = { digest: update.begin.digest, number: 2 };
-    await states.write("mnist.1", {
+    const state = {
       work: addSiteRound(before.work, sumOfOne(plan, update)),
       number: 2,
       newest: new Map([...before.newest, ["dev-a", newest]]),
-    });
+    };
+    await states.write("mnist.1", state, undefined);
     const again = await stage.gateway(dir, reducer.address, {}, { disk });
     const a = await stage.device(again, "dev-a");
     await a.say("begin", update.begin);

@@ -15,20 +15,28 @@ import {
   openCycle,
   stepCycle,
 } from "./site-cycle.js";
-import { addSiteRound, composeSite } from "./site-model.js";
+import { addSiteRound, beginStretch, composeSite } from "./site-model.js";
 import { sitePlan } from "./site-plan.js";
-import type { SiteState, SiteStates } from "./site-state.js";
-import type { SealedRecord } from "./store.js";
+import type { HandedRounds, SiteState, SiteStates } from "./site-state.js";
+import type { RoundRecord, SealedRecord } from "./store.js";
 
 /** The site rounds of one of the cloud's rounds: runs what the cycle decides. */
 export type SiteRounds = {
   readonly plan: Plan;
-  /** Of the cloud's round as a whole. */
+  /** Whether the first stretch is handed over: the cloud's round is over here. */
+  readonly handed: boolean;
+  /** Whether a site round runs. */
+  readonly running: boolean;
+  /** Of the cloud's round as a whole, until its first stretch is handed over. */
   progress(): RoundProgress;
   /** The uplink is back. */
   attached(): void;
+  /** The uplink is away. */
+  detached(): void;
   /** The upstream closed the round. */
   closed(): void;
+  /** The session's next training round is to open here, or there will be none. */
+  over(): void;
   /** A device is here; its site round, if one runs, has heard of it. */
   connected(device: string): void;
   /** Its state and the journal of the site round that runs, in bytes. */
@@ -40,7 +48,8 @@ export type SiteRounds = {
 
 export type SiteRoundsOpening = {
   readonly plan: Plan;
-  readonly roster: readonly string[];
+  /** As the store has it. */
+  readonly record: RoundRecord;
   /** Until the site deadline, in milliseconds. */
   readonly remainingMs: number;
   /** From before a restart. */
@@ -61,7 +70,9 @@ export type SiteRoundsHooks = {
   readonly onSealed: (record: Omit<SealedRecord, "order">) => void;
   readonly onLanded: (leaf: LeafRound, end: LeafEnd) => void;
   /** The cloud's round is over here, and its Partial, if there is one, in the outbox. */
-  readonly onEnded: (record: Omit<SealedRecord, "order">) => void;
+  readonly onHanded: (record: Omit<SealedRecord, "order">) => void;
+  /** After it: there will be no further stretch. */
+  readonly onEnded: () => void;
 };
 
 /** Begins, or goes on with what a restart left. Rejects when a journal cannot be read. */
@@ -71,11 +82,13 @@ export async function startSiteRounds(
   hooks: SiteRoundsHooks,
 ): Promise<SiteRounds> {
   const { store, events, clock } = world;
-  const { plan, roster } = opening;
+  const { plan } = opening;
+  const { roster } = opening.record;
   const members = new Set(roster);
   const base = openSiteBase(world.models, plan);
   const deadlineMs = clock.monotonicMs() + opening.remainingMs;
   const slotMs = Math.ceil(plan.siteDeadlineMs / plan.siteRounds);
+  let { handed } = opening.record;
   let site = opening.state;
   let stateBytes = 8 * (site?.work.delta.length ?? 0);
   let leaf: LeafRound | undefined;
@@ -84,12 +97,12 @@ export async function startSiteRounds(
   /** A site round that is being opened is to be cut as soon as it is open. */
   let cutting = false;
   let pause: Timer | undefined;
-  let retry: Timer | undefined;
+  /** Ends the wait after a failure. */
+  let retry: (() => void) | undefined;
   let working: Promise<void> = Promise.resolve();
   /** Whether no site round has been opened since the gateway started. */
   let isFirst = true;
   let closing = false;
-  let over = false;
 
   const present = () => {
     for (const device of world.present()) if (members.has(device)) return true;
@@ -104,7 +117,8 @@ export async function startSiteRounds(
     attached: world.attached(),
     due: opening.remainingMs <= 0,
     present: present(),
-    done: site?.work.rounds ?? 0,
+    done: (handed?.done ?? 0) + (site?.work.rounds ?? 0),
+    handed: handed?.done,
     number: opening.running ?? opening.newest,
     running: opening.running !== undefined,
   });
@@ -112,7 +126,8 @@ export async function startSiteRounds(
 
   function apply(event: CycleEvent): void {
     if (closing) return;
-    if (cycle.attached && !world.attached()) run(stepCycle(cycle, { type: "detached" }));
+    if (cycle.attached && !world.attached())
+      run(stepCycle(cycle, { type: "detached", present: present() }));
     run(stepCycle(cycle, event));
   }
 
@@ -137,26 +152,48 @@ export async function startSiteRounds(
         pause = clock.setTimer(waitMs, () => apply({ type: "waited", present: present() }));
         return;
       }
-      case "compose":
-        return work(compose);
+      case "compose": {
+        const { number, done, last } = effect;
+        return work(() => compose({ number, done }, last));
+      }
+      case "end":
+        return work(end);
     }
   }
 
-  /** Does it, and again after a while as long as it fails: what is durable waits. */
   function work(task: () => Promise<void>): void {
-    working = working.then(task).catch((cause: unknown) => {
-      if (closing) return;
-      const message = cause instanceof Error ? cause.message : String(cause);
-      const retryMs = limits.sealRetryMs;
-      events({ level: "error", name: "seal-failed", round: plan.round, message, retryMs });
-      retry = clock.setTimer(retryMs, () => work(task));
-    });
+    working = working.then(() => persist(task));
   }
+
+  /** Does it, and again after a while as long as it fails: what is durable, and what follows, wait. */
+  async function persist(task: () => Promise<void>): Promise<void> {
+    while (!closing) {
+      try {
+        return await task();
+      } catch (cause) {
+        if (closing) return;
+        const message = cause instanceof Error ? cause.message : String(cause);
+        const retryMs = limits.sealRetryMs;
+        events({ level: "error", name: "seal-failed", round: plan.round, message, retryMs });
+        await new Promise<void>((resolve) => {
+          const timer = clock.setTimer(retryMs, resolve);
+          retry = () => {
+            timer.cancel();
+            resolve();
+          };
+        });
+      }
+    }
+  }
+
+  /** The round of the contributions of the stretch that runs, or would begin. */
+  const stretch = () =>
+    handed === undefined ? plan.round : siteRoundId(plan.round, handed.number + 1);
 
   /** The time for the next site round: its share of what is left, or of the whole once that is over. */
   function shareMs(): number {
     const leftMs = deadlineMs - clock.monotonicMs();
-    const toGo = siteRounds - cycle.done;
+    const toGo = handed === undefined ? siteRounds - cycle.done : 0;
     return leftMs > 0 && toGo > 0 ? Math.ceil(leftMs / toGo) : slotMs;
   }
 
@@ -171,7 +208,7 @@ export async function startSiteRounds(
     }
     const opened = await openLeafRound(world, {
       plan: sitePlan(plan, number, made.ok ? made.manifest : plan.base),
-      subject: plan,
+      subject: { round: stretch(), base: plan.base },
       roster: made.ok ? roster : [],
       remainingMs: shareMs(),
       // Who is away now was waited for in the site round before, but for a start and a common loss.
@@ -180,13 +217,16 @@ export async function startSiteRounds(
       land,
       onLanded(landed, end) {
         leaf = undefined;
-        counts = end.record;
+        const { offered, declined } = end.record;
+        counts = { offered, declined };
         hooks.onLanded(landed, end);
       },
       onEnded({ digests }) {
         apply({ type: "sealed", contributors: digests.size, present: present() });
       },
-      onReport: () => world.onProgress(progress()),
+      onReport() {
+        if (handed === undefined) world.onProgress(progress());
+      },
     });
     leaf = opened;
     isFirst = false;
@@ -205,8 +245,9 @@ export async function startSiteRounds(
     const number = cycle.number;
     const newest = new Map(site?.newest);
     for (const [device, digest] of digests) newest.set(device, { digest, number });
-    const next = { work: addSiteRound(site?.work, partial), number, newest };
-    stateBytes = await hooks.states.write(plan.round, next);
+    const before = handed && beginStretch(new Float64Array(partial.sum.length));
+    const next = { work: addSiteRound(site?.work ?? before, partial), number, newest };
+    stateBytes = await hooks.states.write(plan.round, next, handed);
     await store.seal(record, digests, undefined);
     site = next;
     return stateBytes;
@@ -225,34 +266,58 @@ export async function startSiteRounds(
     hooks.onSealed(record);
   }
 
-  async function compose(): Promise<void> {
+  async function compose(through: HandedRounds, last: boolean): Promise<void> {
     due.cancel();
     const contributors = site?.work.contributors ?? [];
     const record = { round: plan.round, ...counts, folded: contributors.length };
+    const digests = [...(site?.newest ?? [])].map(
+      ([device, { digest }]) => [device, digest] as const,
+    );
+    const kept = { ...opening.record, handed: through };
+    const ending = handed === undefined ? { sealed: record, contributors: digests } : undefined;
     let bytes = 0;
-    if (site === undefined) await store.seal(record, [], undefined);
-    else {
+    if (site === undefined) {
+      if (last) await store.seal(record, [], undefined);
+      else await store.handOver(kept, ending, undefined);
+    } else {
       const { grid, layout } = plan;
       const origin = { base: plan.base.model, baseDigest: plan.base.digest };
       const partial = composeSite(site.work, { site: world.site, ...origin, grid, layout });
-      const digests = [...site.newest].map(([device, { digest }]) => [device, digest] as const);
-      bytes = (await world.outbox.add(partial, record, digests, plan)).bytes;
+      const entry =
+        last && ending !== undefined
+          ? await world.outbox.add(partial, record, digests, plan)
+          : await world.outbox.handOver(partial, kept, ending, plan);
+      bytes = entry.bytes;
     }
     const updates = contributors.reduce((sum, contributor) => sum + contributor.updates, 0);
-    const stretch = { stretch: plan.round, first: 1, newest: cycle.number };
-    const told = {
-      ...stretch,
-      siteRounds: cycle.done,
-      contributors: contributors.length,
-      updates,
-      bytes,
-    };
-    events({ level: "info", name: "site-rounds-composed", round: plan.round, ...told });
-    over = true;
-    hooks.onEnded(record);
-    world.onProgress(progress());
+    const numbers = { first: (handed?.number ?? 0) + 1, newest: through.number };
+    const siteRounds = through.done - (handed?.done ?? 0);
+    const told = { ...numbers, siteRounds, contributors: contributors.length, updates, bytes };
+    const { round } = plan;
+    events({ level: "info", name: "site-rounds-composed", round, stretch: stretch(), ...told });
+    const isFirst = handed === undefined;
+    handed = through;
+    if (isFirst) {
+      hooks.onHanded(record);
+      world.onProgress({ ...record, sealed: true });
+    }
     world.onPartial();
-    // The outbox has it: a state or a model that stays is removed at the next start.
+    if (site !== undefined)
+      site = { ...site, work: beginStretch(site.work.delta), newest: new Map() };
+    if (last) return isFirst ? forget() : work(end);
+    // The next stretch makes its model anew.
+    await base.dropMade().catch(() => {});
+  }
+
+  /** Everything is handed over: the store lets the round go, then the disk its state. */
+  async function end(): Promise<void> {
+    await store.removeRound(plan.round);
+    await forget();
+  }
+
+  async function forget(): Promise<void> {
+    hooks.onEnded();
+    // A state or a model that stays is removed at the next start.
     await hooks.states.remove(plan.round).catch(() => {});
     await base.close().catch(() => {});
   }
@@ -261,17 +326,25 @@ export async function startSiteRounds(
     const folded = new Set(site?.work.contributors.map(({ device }) => device));
     for (const device of leaf?.contributors.keys() ?? []) folded.add(device);
     const { offered, declined } = leaf === undefined ? counts : countRound(leaf.state);
-    return { round: plan.round, offered, declined, folded: folded.size, sealed: over };
+    return { round: plan.round, offered, declined, folded: folded.size, sealed: false };
   }
 
-  if (site !== undefined) await completeLedger(site);
+  if (site !== undefined && site.work.rounds > 0) await completeLedger(site);
   if (opening.running === undefined) run(first);
   else await open(opening.running, true);
   return {
     plan,
     progress,
+    get handed() {
+      return handed !== undefined;
+    },
+    get running() {
+      return cycle.phase === "running";
+    },
     attached: () => apply({ type: "attached", present: present() }),
-    closed: () => apply({ type: "closed" }),
+    detached: () => apply({ type: "detached", present: present() }),
+    closed: () => apply({ type: "closed", present: present() }),
+    over: () => apply({ type: "over" }),
     connected(device) {
       if (members.has(device)) apply({ type: "connected" });
     },
@@ -279,14 +352,17 @@ export async function startSiteRounds(
       return stateBytes + (leaf?.journalBytes ?? 0);
     },
     get promisedBytes() {
+      const deltaBytes = leaf?.partialBytes ?? 8 * (site?.work.delta.length ?? 0);
       // Its composed Partial, and the next state beside the last one while it is written.
-      return 2 * (leaf?.partialBytes ?? 8 * (site?.work.delta.length ?? 0));
+      if (handed === undefined) return 2 * deltaBytes;
+      // That state has two deltas. With all handed over there is nothing to come.
+      return leaf === undefined && (site?.work.rounds ?? 0) === 0 ? 0 : 3 * deltaBytes;
     },
     async close() {
       closing = true;
       due.cancel();
       pause?.cancel();
-      retry?.cancel();
+      retry?.();
       await working;
       await leaf?.close();
     },

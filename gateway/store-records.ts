@@ -19,6 +19,8 @@ export const roundSchema = z.strictObject({
   roster: z.array(idSchema),
   /** The site deadline. */
   deadlineAtMs: z.number(),
+  /** Once its first Partial was handed over: how far its site rounds were, see `HandedRounds`. */
+  handed: z.strictObject({ number: count, done: count }).optional(),
 });
 export type RoundRecord = z.infer<typeof roundSchema>;
 
@@ -38,8 +40,8 @@ export type SealedRecord = z.infer<typeof sealedSchema>;
 export const outboxSchema = z.strictObject({
   /** With the gateway and its incarnation, the Partial's identity. */
   sequence: count,
-  /** Rounds of the cloud that contributed, in ascending order. */
-  rounds: z.array(numberedIdSchema),
+  /** Rounds of its contributors, in ascending order: the cloud's, and later stretches of them. */
+  rounds: z.array(roundIdSchema),
   base: numberedIdSchema,
   /** Digest of all that must be equal for two sums to be added: base, grid, layout, coordinates. */
   shape: digestSchema,
@@ -111,6 +113,8 @@ export const takingSchema = z.strictObject({
   gateway: idSchema,
   incarnation: idSchema,
   sequence: count,
+  /** With a later stretch of site rounds: the first of them. */
+  stretch: count.optional(),
   devices: z.array(idSchema),
 });
 export type TakingRecord = z.infer<typeof takingSchema>;
@@ -118,7 +122,7 @@ export type TakingRecord = z.infer<typeof takingSchema>;
 /** A Partial that ended here, without a receipt: what was in it, and why. */
 export const expirySchema = z.strictObject({
   sequence: count,
-  rounds: z.array(numberedIdSchema),
+  rounds: z.array(roundIdSchema),
   /** The code under which the upstream refused it, or `partial-damaged`. */
   rule: z.string(),
   message: z.string(),

@@ -82,6 +82,18 @@ export type Store = {
     contributors: Iterable<readonly [string, string]>,
     partial: OutboxRecord | undefined,
   ): Promise<void>;
+  /**
+   * In one step: the round stays open as the record has it, the Partial, if there is one, is in the
+   * outbox under the next sequence, and, the first time, the round's end and its contributors are in
+   * the ledger.
+   */
+  handOver(
+    round: RoundRecord,
+    first: FirstEnd | undefined,
+    partial: OutboxRecord | undefined,
+  ): Promise<void>;
+  /** The round is no longer open. */
+  removeRound(round: string): Promise<void>;
   sealed(): Promise<SealedRecord[]>;
   /** Digest of the update that a device contributed to a sealed round. */
   recall(round: string, device: string): Promise<string | undefined>;
@@ -131,6 +143,12 @@ export type Store = {
   close(): Promise<void>;
 };
 
+/** How a round ended, and the digest of each contributor's update. */
+export type FirstEnd = {
+  readonly sealed: Omit<SealedRecord, "order">;
+  readonly contributors: Iterable<readonly [string, string]>;
+};
+
 export type StoreOptions = {
   /** Directory of the LevelDB files; made when missing. */
   readonly path: string;
@@ -151,6 +169,10 @@ const entryKey = (sequence: number) => `entry!${padded(sequence)}`;
 const originText = ({ gateway, incarnation, sequence }: Origin) =>
   `${gateway}!${incarnation}!${padded(sequence)}`;
 const receivedKey = (origin: Origin) => `received!${originText(origin)}`;
+const takingKey = (record: TakingRecord) => {
+  const ofStretch = record.stretch === undefined ? "" : `!${record.stretch}`;
+  return `taking!${record.round}!${originText(record)}${ofStretch}`;
+};
 const sequenceKey = "meta!sequence";
 
 /** Opens the store, or makes it. Rejects with `store-failed` or `store-version`. */
@@ -188,6 +210,18 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       for (const key of await table.keys(`ledger!${round}!`)) dropped.push(del(key));
     }
     return dropped;
+  }
+
+  /** The round's end is in the ledger, with its contributors; nobody needs to know who was asked. */
+  async function newSealed({ sealed, contributors }: FirstEnd): Promise<Operation[]> {
+    const { round } = sealed;
+    const operations = await forgetRounds(round);
+    for (const key of await table.keys(`ask!${round}!`)) operations.push(del(key));
+    operations.push(put(`sealed!${round}`, { ...sealed, order: sealedCount++ }));
+    for (const [device, digest] of contributors) {
+      operations.push(put(`ledger!${round}!${device}`, digest));
+    }
+    return operations;
   }
 
   /** An entry under the next sequence, and the sequence after it. */
@@ -234,17 +268,18 @@ export async function openStore(options: StoreOptions): Promise<Store> {
         false,
       ),
     async seal(sealed, contributors, partial) {
-      const { round } = sealed;
-      const operations = await forgetRounds(round);
-      operations.push(del(`round!${round}`));
-      for (const key of await table.keys(`ask!${round}!`)) operations.push(del(key));
-      operations.push(put(`sealed!${round}`, { ...sealed, order: sealedCount++ }));
-      for (const [device, digest] of contributors) {
-        operations.push(put(`ledger!${round}!${device}`, digest));
-      }
+      const operations = await newSealed({ sealed, contributors });
+      operations.push(del(`round!${sealed.round}`));
       if (partial !== undefined) operations.push(...newEntry(partial));
       await write(operations, true);
     },
+    async handOver(round, first, partial) {
+      const operations = first === undefined ? [] : await newSealed(first);
+      operations.push(put(`round!${round.round}`, round));
+      if (partial !== undefined) operations.push(...newEntry(partial));
+      await write(operations, true);
+    },
+    removeRound: (round) => write([del(`round!${round}`)], true),
     sealed: async () => (await scan("sealed!", sealedSchema)).sort((a, b) => a.order - b.order),
     recall: (round, device) => get(`ledger!${round}!${device}`, digestSchema),
 
@@ -285,7 +320,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     takings: (round) => scan(`taking!${round}!`, takingSchema),
     putTakings: (records) =>
       write(
-        records.map((record) => put(`taking!${record.round}!${originText(record)}`, record)),
+        records.map((record) => put(takingKey(record), record)),
         true,
       ),
 

@@ -40,6 +40,7 @@ function uplinkOn(
     onLoop() {},
     onRoundOpened() {},
     onRoundClosed() {},
+    onSessionOver() {},
     onPublished() {},
     onTelemetryReceipt() {},
   };

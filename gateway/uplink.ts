@@ -33,6 +33,7 @@ export type UplinkHandlers = {
   onLoop(message: string): void;
   onRoundOpened(opened: RoundOpened): void;
   onRoundClosed(round: string, outcome: string): void;
+  onSessionOver(session: string): void;
   onPublished(session: string, manifest: Uint8Array, layout: Uint8Array): void;
   onTelemetryReceipt(receipt: TelemetryReceipt): void;
 };
@@ -184,6 +185,8 @@ export function createUplink(options: UplinkOptions): Uplink {
         return handlers.onRoundOpened(message.value);
       case "roundClosed":
         return handlers.onRoundClosed(message.value.round, message.value.outcome);
+      case "sessionOver":
+        return handlers.onSessionOver(message.value.session);
       case "modelPublished": {
         const { session, manifest, layout } = message.value;
         return handlers.onPublished(session, manifest, layout);

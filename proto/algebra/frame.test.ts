@@ -3,7 +3,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { decodeCbor, encodeCbor } from "../wire/cbor.js";
 import { decodePartial, encodePartial } from "./frame.js";
-import type { Partial } from "./partial.js";
+import { merge, type Partial, roundsOf } from "./partial.js";
 
 const sample: Partial = {
   site: "hall",
@@ -93,6 +93,24 @@ test("a frame leaves out what is usual", () => {
   assert.ok(joined(plain).length < joined(sample).length);
 });
 
+test("later stretches of a round come back, after its first, by number", () => {
+  const rounds = ["s.9", "s.9.2", "s.9.10", "s.10"];
+  const contributors = rounds.map((round) => ({ round, device: "a", samples: 3, updates: 1 }));
+  const stretched = { ...sample, weight: 12n, contributors, metrics: {} };
+  const decoded = decodePartial(joined(stretched));
+  assert.ok(decoded.ok, decoded.ok ? "" : decoded.message);
+  assert.deepEqual(roundsOf(decoded.partial), rounds);
+  const halves = [0, 1].map((odd) => ({
+    ...stretched,
+    weight: 6n,
+    contributors: contributors.filter((_, i) => i % 2 === odd),
+    sum: new BigInt64Array(3),
+  })) as [typeof stretched, typeof stretched];
+  const both = merge(...halves, 100n);
+  assert.ok(both.ok);
+  assert.deepEqual(roundsOf(both.partial), rounds);
+});
+
 test("an evaluation's Partial and an empty one come back", () => {
   const evaluation = { ...sample, sum: new BigInt64Array(0) };
   const empty = { ...sample, weight: 0n, contributors: [], metrics: {}, sum: new BigInt64Array(3) };
@@ -141,8 +159,11 @@ const inconsistent: Record<string, (header: Record<string, unknown>) => void> = 
   "rounds of two sessions": (h) => {
     h.rounds = ["s.9", "t.10"];
   },
-  "a site round": (h) => {
-    h.rounds = ["s.9", "s.10.1"];
+  "stretches out of order": (h) => {
+    h.rounds = ["s.9.10", "s.9.2"];
+  },
+  "a later stretch before the round's first": (h) => {
+    h.rounds = ["s.9.2", "s.9"];
   },
   "a site model as its base": (h) => {
     h.base = "s.2.1";

@@ -1,6 +1,12 @@
 import { z } from "zod";
 import { decodeCbor, encodeCbor } from "../wire/cbor.js";
-import { digestSchema, idSchema, numberedIdSchema, splitNumberedId } from "../wire/ids.js";
+import {
+  digestSchema,
+  idSchema,
+  numberedIdSchema,
+  roundIdSchema,
+  splitNumberedId,
+} from "../wire/ids.js";
 import { limits } from "../wire/limits.js";
 import { gridSchema, layoutSchema } from "../wire/plan.js";
 import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
@@ -57,7 +63,7 @@ const commonFields = {
 const headerSchema = z.strictObject({
   ...commonFields,
   /** The rounds that contributed, in ascending order of number, and how many contributors each has. */
-  rounds: z.array(numberedIdSchema).max(limits.roundsOfPartial),
+  rounds: z.array(roundIdSchema).max(limits.roundsOfPartial),
   counts: z.array(z.number().int().min(1)).max(limits.roundsOfPartial),
   /** Updates behind each contributor; left out when each gave one. */
   updates: z.array(updatesSchema).max(limits.contributors).optional(),

@@ -7,8 +7,9 @@ import { nearestQuotient } from "./rational.js";
 
 export { metricToFixed, metricValue } from "./metric.js";
 
-/** What one device gave in one round of the cloud; (round, device) is its identity. */
+/** What one device gave in one round; (round, device) is its identity. */
 export type Contributor = {
+  /** The cloud's; of a stretch of site rounds after its first one, that stretch's first site round. */
   readonly round: string;
   readonly device: string;
   /** Weight n of the contribution. */
@@ -33,7 +34,7 @@ export type Partial = Origin & {
   readonly weight: bigint;
   /** The site of all contributors; null when they are of several. */
   readonly site: string | null;
-  /** Sorted by round number, then device; each (round, device) once. */
+  /** Sorted by round number, then stretch, then device; each (round, device) once. */
   readonly contributors: readonly Contributor[];
   readonly metrics: MetricSums;
   /** Values that devices clamped to the range. */
@@ -119,14 +120,17 @@ export function contributionKey({ round, device }: Pick<Contributor, "round" | "
   return `${round}/${device}`;
 }
 
-/** The order of contributors: by round number, then by device. */
+/** The order of contributors: by round number, then by stretch, then by device. */
 export function compareContributors(
   a: Pick<Contributor, "round" | "device">,
   b: Pick<Contributor, "round" | "device">,
 ): number {
   if (a.round !== b.round) {
-    const [left, right] = [a.round, b.round].map((round) => splitNumberedId(round)?.number ?? 0);
-    if (left !== right) return (left as number) - (right as number);
+    const [left, right] = [splitNumberedId(a.round), splitNumberedId(b.round)];
+    const byNumber = (left?.number ?? 0) - (right?.number ?? 0);
+    if (byNumber !== 0) return byNumber;
+    const byStretch = (left?.site ?? 0) - (right?.site ?? 0);
+    if (byStretch !== 0) return byStretch;
     return a.round < b.round ? -1 : 1;
   }
   return a.device === b.device ? 0 : a.device < b.device ? -1 : 1;

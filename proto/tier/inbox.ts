@@ -5,7 +5,7 @@ import { createHasher, type Hasher } from "../host/digest.js";
 import type { Disk } from "../host/disk.js";
 import { type Code, isRetryable } from "../wire/codes.js";
 import { TributaryError } from "../wire/errors.js";
-import { splitNumberedId } from "../wire/ids.js";
+import { cloudRound, splitNumberedId } from "../wire/ids.js";
 import { limits as wireLimits } from "../wire/limits.js";
 import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
 import { identityText, type PartialIdentity } from "./identity.js";
@@ -230,12 +230,13 @@ async function settleUpload(
   return final(delivered);
 }
 
-/** The announced round must be the newest that contributed, and all of one session. */
+/** The announced round must be the newest of the cloud's that contributed, and all of one session. */
 function checkRound({ round }: Announcement, partial: Sum): Verdict<{ readonly partial: Sum }> {
   const rounds = roundsOf(partial);
   if (rounds.length === 0) return refuse("partial-malformed", "a Partial without contributors");
-  if (rounds.at(-1) !== round)
-    return refuse("base-mismatch", `announced for ${round}, made for ${rounds.at(-1)}`);
+  const newest = cloudRound(rounds.at(-1) ?? "");
+  if (newest !== round)
+    return refuse("base-mismatch", `announced for ${round}, made for ${newest}`);
   const session = splitNumberedId(round)?.session;
   return rounds.every((other) => splitNumberedId(other)?.session === session)
     ? { ok: true, partial }

@@ -17,6 +17,7 @@ export type FailureOptions = {
  *     disk-path         a path that leaves the disk's root, or is not in plain form
  *     disk-failed       any other answer of the disk, an I/O error for one
  *     journal-corrupt   a journal is damaged before its last write
+ *     journal-missing   a journal that was made, and whose end is not known, is gone
  *     journal-version   a journal of a newer format than this build reads
  *     journal-closed    a call on a closed journal
  *     journal-busy      too many appends wait (retryable)

@@ -40,6 +40,7 @@ const anyNumberedIdSchema = z
     message: "must be <session>.<number> or <session>.<number>.<site round>",
   });
 
+/** Also what a contribution's round is: a later stretch of site rounds is named by its first. */
 export const roundIdSchema = anyNumberedIdSchema;
 export const modelIdSchema = anyNumberedIdSchema;
 
@@ -66,6 +67,12 @@ export function splitNumberedId(id: string): NumberedId | undefined {
   const [session = "", number, site] = id.split(".");
   const split = { session, number: Number(number) };
   return site === undefined ? split : { ...split, site: Number(site) };
+}
+
+/** The cloud's round to which a round or a model belongs: itself, or the one of a site round. */
+export function cloudRound(id: string): string {
+  const { session, number } = splitNumberedId(id) ?? {};
+  return `${session}.${number}`;
 }
 
 /** A SHA-256 digest in lower-case hexadecimal. */

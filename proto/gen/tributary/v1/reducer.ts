@@ -48,6 +48,7 @@ export interface AttachResponse {
     | { $case: "modelPublished"; value: ModelPublished }
     | { $case: "heartbeatEcho"; value: HeartbeatEcho }
     | { $case: "telemetryReceipt"; value: TelemetryReceipt }
+    | { $case: "sessionOver"; value: SessionOver }
     | undefined;
 }
 
@@ -179,6 +180,14 @@ export interface RoundClosed {
   outcome: string;
 }
 
+/**
+ * The session has finished, or was stopped: no round of it will open any more. Sent when that comes
+ * about, and to whoever says in Hello that it holds one of its rounds.
+ */
+export interface SessionOver {
+  session: string;
+}
+
 export interface ModelPublished {
   session: string;
   /** CBOR of the manifest and of the layout. */
@@ -208,7 +217,7 @@ export interface OpenPartialRequest {
   id:
     | PartialId
     | undefined;
-  /** The newest of the rounds that contributed. */
+  /** The newest of the cloud's rounds that contributed, be it with a later stretch of site rounds. */
   round: string;
   digest: string;
   totalBytes: bigint;
@@ -383,6 +392,9 @@ export const AttachResponse: MessageFns<AttachResponse> = {
       case "telemetryReceipt":
         TelemetryReceipt.encode(message.message.value, writer.uint32(50).fork()).join();
         break;
+      case "sessionOver":
+        SessionOver.encode(message.message.value, writer.uint32(58).fork()).join();
+        break;
     }
     return writer;
   },
@@ -446,6 +458,14 @@ export const AttachResponse: MessageFns<AttachResponse> = {
             }
 
             message.message = { $case: "telemetryReceipt", value: TelemetryReceipt.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.message = { $case: "sessionOver", value: SessionOver.decode(reader, reader.uint32()) };
             continue;
           }
         }
@@ -1647,6 +1667,52 @@ export const RoundClosed: MessageFns<RoundClosed> = {
             }
 
             message.outcome = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseSessionOver(): SessionOver {
+  return { session: "" };
+}
+
+export const SessionOver: MessageFns<SessionOver> = {
+  encode(message: SessionOver, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.session !== "") {
+      writer.uint32(10).string(message.session);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SessionOver {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSessionOver();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.session = reader.string();
             continue;
           }
         }
