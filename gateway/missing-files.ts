@@ -38,7 +38,10 @@ export async function demandSiteFiles(
 }
 
 /** Site rounds whose contributions are in the state and not handed over yet, ascending. */
-export async function landedRounds(store: Store, { round, handed }: RoundRecord): Promise<string[]> {
+export async function landedRounds(
+  store: Store,
+  { round, handed }: RoundRecord,
+): Promise<string[]> {
   const from = splitNumberedId(round);
   return (await store.sealed())
     .filter(({ round: sealed, folded }) => {

@@ -12,27 +12,35 @@ export type StateFindings = {
   readonly bytes: number;
   /** Whom its header names, as far as that can be read. */
   readonly contributions: readonly Contribution[];
+  /** The newest site round in it; 0 where that cannot be read. */
+  readonly number: number;
 };
 
 const CHECKSUM_BYTES = 32;
 const HEADER_AT = CHECKSUM_BYTES + 4;
 
-const headerSchema = z.looseObject({ devices: z.array(idSchema), samples: z.array(z.number()) });
+const headerSchema = z.looseObject({
+  number: z.number().int().min(0),
+  devices: z.array(idSchema),
+  samples: z.array(z.number()),
+});
 
 export async function examineState(disk: Disk, path: string): Promise<StateFindings> {
   const bytes = await disk.readFile(path);
   const checksum = Buffer.from(bytes.subarray(0, CHECKSUM_BYTES)).toString("hex");
   const whole = bytes.length >= HEADER_AT && sha256(bytes.subarray(CHECKSUM_BYTES)) === checksum;
-  return { whole, bytes: bytes.length, contributions: namedIn(bytes) };
+  return { whole, bytes: bytes.length, ...headerOf(bytes) };
 }
 
-function namedIn(bytes: Uint8Array): readonly Contribution[] {
-  if (bytes.length < HEADER_AT) return [];
+function headerOf(bytes: Uint8Array): Pick<StateFindings, "contributions" | "number"> {
+  const nothing = { contributions: [], number: 0 };
+  if (bytes.length < HEADER_AT) return nothing;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const header = bytes.subarray(HEADER_AT, HEADER_AT + view.getUint32(CHECKSUM_BYTES));
   const cbor = decodeCbor(header, { depth: wire.headerDepth, items: 8 * wire.roster });
   const read = headerSchema.safeParse(cbor.ok ? cbor.value : undefined);
-  if (!read.success) return [];
-  const { devices, samples } = read.data;
-  return devices.map((device, i) => ({ device, samples: samples[i] ?? null }));
+  if (!read.success) return nothing;
+  const { number, devices, samples } = read.data;
+  const contributions = devices.map((device, i) => ({ device, samples: samples[i] ?? null }));
+  return { contributions, number };
 }

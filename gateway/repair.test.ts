@@ -3,6 +3,8 @@ import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
 import { sha256 } from "@tributary/proto/host/digest.js";
+import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
+import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { makeManifest } from "@tributary/proto/wire/manifest.js";
 import { encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import { repairGateway } from "./repair.js";
@@ -122,28 +124,45 @@ describe("a gateway on a damaged journal", () => {
   });
 });
 
+/** A stopped gateway in its second site round: three contributed to the first, one to this one. */
+async function stoppedInSiteRounds() {
+  const reducer = await stage.reducer();
+  const dir = await stage.dataDir();
+  const settings = { absentGraceMs: 60_000 };
+  const layout = [{ name: "w", shape: [4] }];
+  const model = encodeSafetensors(layout, new Float32Array(4));
+  reducer.models.set("mnist.0", model);
+  const base = makeManifest("mnist.0", model, sha256, 1024);
+  const gateway = await stage.gateway(dir, reducer.address, settings);
+  const here = [];
+  for (const name of devices) here.push(await stage.device(gateway, name));
+  await reported(reducer, devices.length);
+  const give = async (device: TestDevice, count: number) => {
+    const { plan: offered } = await device.next("offer", count);
+    await device.upload(sampleUpdate(offered, device.device, 3));
+    await device.next("receipt", count);
+  };
+  reducer.openRound(samplePlan({ layout, base, siteRounds: 3 }), devices);
+  for (const device of here) await give(device, 1);
+  await give(here[0] as TestDevice, 2);
+  await gateway.close();
+  return { reducer, dir, settings };
+}
+
+type InSiteRounds = Awaited<ReturnType<typeof stoppedInSiteRounds>>;
+
+/** Starts it again; resolves with the round that a device is offered. */
+async function offeredNext({ reducer, dir, settings }: InSiteRounds): Promise<string> {
+  const again = await stage.gateway(dir, reducer.address, settings);
+  await until("it is attached", () => again.events.some((e) => e.name === "uplink-attached"));
+  const device = await stage.device(again, "dev-a");
+  return (await device.next("offer")).plan.round;
+}
+
 describe("a damaged state of site rounds", () => {
   it("is set aside with what was trained from it, and the gateway starts", async () => {
-    const reducer = await stage.reducer();
-    const dir = await stage.dataDir();
-    const settings = { absentGraceMs: 60_000 };
-    const layout = [{ name: "w", shape: [4] }];
-    const model = encodeSafetensors(layout, new Float32Array(4));
-    reducer.models.set("mnist.0", model);
-    const base = makeManifest("mnist.0", model, sha256, 1024);
-    const gateway = await stage.gateway(dir, reducer.address, settings);
-    const here = [];
-    for (const name of devices) here.push(await stage.device(gateway, name));
-    await reported(reducer, devices.length);
-    const give = async (device: TestDevice, count: number) => {
-      const { plan: offered } = await device.next("offer", count);
-      await device.upload(sampleUpdate(offered, device.device, 3));
-      await device.next("receipt", count);
-    };
-    reducer.openRound(samplePlan({ layout, base, siteRounds: 3 }), devices);
-    for (const device of here) await give(device, 1);
-    await give(here[0] as TestDevice, 2);
-    await gateway.close();
+    const stopped = await stoppedInSiteRounds();
+    const { reducer, dir } = stopped;
     await damage(join(dir, "sites", "mnist.1.state"), 0.9);
     await assert.rejects(
       stage.gateway(dir, reducer.address),
@@ -163,30 +182,144 @@ describe("a damaged state of site rounds", () => {
         ["rounds/mnist.1.2.journal", "set-aside", ["dev-a"]],
       ],
     );
-    const again = await stage.gateway(dir, reducer.address, settings);
-    await until("it is attached", () => again.events.some((e) => e.name === "uplink-attached"));
-    const device = await stage.device(again, "dev-a");
-    const { plan: next } = await device.next("offer");
-    assert.equal(next.round, "mnist.1.3");
+    assert.equal(await offeredNext(stopped), "mnist.1.3");
   });
 });
 
+describe("a file that is gone", () => {
+  it("stops the start when it is an open round's journal, which repair ends on record", async () => {
+    const { reducer, dir, file, path } = await stoppedMidRound();
+    await rm(path);
+    const refused = (error: Error & { code: string }) => {
+      assert.equal(error.code, "journal-missing");
+      assert.match(error.message, /mnist\.1\.journal is gone[\s\S]*tributary gateway repair/);
+      return true;
+    };
+    await assert.rejects(stage.gateway(dir, reducer.address), refused);
+    const looked = await repairGateway({ dataDir: dir, dryRun: true });
+    assert.deepEqual(
+      looked.files.map((found) => [found.file, found.state, found.unaccounted]),
+      [[file, "missing", devices]],
+    );
+    // It changed nothing, and a start that was refused did not make the file either.
+    await assert.rejects(stage.gateway(dir, reducer.address), refused);
+
+    const { files } = await repairGateway({ dataDir: dir });
+    assert.deepEqual(
+      files.map(({ state }) => state),
+      ["given-up"],
+    );
+    assert.deepEqual((await repairGateway({ dataDir: dir })).files, []);
+    const gateway = await stage.gateway(dir, reducer.address);
+    await until("it is attached", () => gateway.events.some((e) => e.name === "uplink-attached"));
+    reducer.openRound(plan, devices);
+    await until("it says that nothing came of the round", () => {
+      const progress = reducer.lastProgress(plan.round);
+      return progress?.sealed === true && progress.folded === 0;
+    });
+  });
+
+  it("is not missed when a kill kept it from being made", async () => {
+    for (const siteRounds of [1, 2]) {
+      const reducer = await stage.reducer();
+      const dir = await stage.dataDir();
+      const real = nodeDisk(dir);
+      const disk: Disk = {
+        ...real,
+        openAppend: (path) =>
+          path.startsWith("rounds/")
+            ? Promise.reject(new TributaryError("disk-failed", "ended here"))
+            : real.openAppend(path),
+      };
+      const gateway = await stage.gateway(dir, reducer.address, {}, { disk });
+      await stage.device(gateway, "dev-a");
+      await reported(reducer, 1);
+      reducer.openRound(samplePlan({ siteRounds }), ["dev-a"]);
+      await until("it ends there", () =>
+        gateway.events.some(({ name }) => name === "plan-refused" || name === "seal-failed"),
+      );
+      await gateway.close();
+      assert.deepEqual((await repairGateway({ dataDir: dir, dryRun: true })).files, []);
+      await (await stage.gateway(dir, reducer.address)).close();
+    }
+  });
+
+  it("stops the start when it is the state of site rounds, whose contributors are known", async () => {
+    const stopped = await stoppedInSiteRounds();
+    const { reducer, dir } = stopped;
+    await rm(join(dir, "sites", "mnist.1.state"));
+    await assert.rejects(stage.gateway(dir, reducer.address), {
+      code: "journal-missing",
+      message: /^sites\/mnist\.1\.state is gone/,
+    });
+    const { files } = await repairGateway({ dataDir: dir });
+    assert.deepEqual(
+      files.map(({ file, state, lost }) => [file, state, lost.map(({ device }) => device)]),
+      [
+        ["sites/mnist.1.state", "given-up", devices],
+        ["rounds/mnist.1.2.journal", "set-aside", ["dev-a"]],
+      ],
+    );
+    assert.equal(await offeredNext(stopped), "mnist.1.3");
+  });
+
+  it("stops the start when it is a site round's journal", async () => {
+    const stopped = await stoppedInSiteRounds();
+    const { reducer, dir } = stopped;
+    await rm(join(dir, "rounds", "mnist.1.2.journal"));
+    await assert.rejects(stage.gateway(dir, reducer.address), {
+      code: "journal-missing",
+      message: /^rounds\/mnist\.1\.2\.journal is gone/,
+    });
+    const { files } = await repairGateway({ dataDir: dir });
+    assert.deepEqual(
+      files.map((found) => [found.file, found.state, found.unaccounted]),
+      [
+        ["sites/mnist.1.state", "whole", []],
+        ["rounds/mnist.1.2.journal", "given-up", devices],
+      ],
+    );
+    assert.equal(await offeredNext(stopped), "mnist.1.3");
+  });
+
+  it("is on record when it is a Partial in the outbox, with whom the ledger names", async () => {
+    const { reducer, dir, partial } = await stoppedWithPartial();
+    await rm(partial);
+    const looked = await repairGateway({ dataDir: dir, dryRun: true });
+    assert.deepEqual(
+      looked.files.map(({ kind, state, lost }) => [kind, state, lost]),
+      [["partial", "missing", [{ device: `${plan.round}/dev-a`, samples: null }]]],
+    );
+    // What is lost is lost: a gateway starts all the same, and says so.
+    const started = await stage.gateway(dir, reducer.address);
+    assert.ok(started.events.some((e) => e.name === "partial-damaged"));
+    await started.close();
+    assert.deepEqual((await repairGateway({ dataDir: dir })).files, []);
+  });
+});
+
+/** A stopped gateway with the Partial of one device in its outbox. */
+async function stoppedWithPartial() {
+  const reducer = await stage.reducer();
+  const dir = await stage.dataDir();
+  const gateway = await stage.gateway(dir, reducer.address);
+  const device = await stage.device(gateway, "dev-a");
+  await reported(reducer, 1);
+  reducer.openRound(plan, ["dev-a"]);
+  await device.next("offer");
+  await reducer.close();
+  await device.upload(sampleUpdate(plan, "dev-a", 3));
+  await device.next("receipt");
+  await until("it seals", () => gateway.events.some((e) => e.name === "round-sealed"));
+  await gateway.close();
+  const [partial = ""] = await readdir(join(dir, "outbox"));
+  return { reducer, dir, partial: join(dir, "outbox", partial) };
+}
+
 describe("a damaged outbox", () => {
   it("has its damaged Partial set aside, on record, with the names that it still shows", async () => {
-    const reducer = await stage.reducer();
-    const dir = await stage.dataDir();
-    const gateway = await stage.gateway(dir, reducer.address);
-    const device = await stage.device(gateway, "dev-a");
-    await reported(reducer, 1);
-    reducer.openRound(plan, ["dev-a"]);
-    await device.next("offer");
-    await reducer.close();
-    await device.upload(sampleUpdate(plan, "dev-a", 3));
-    await device.next("receipt");
-    await until("it seals", () => gateway.events.some((e) => e.name === "round-sealed"));
-    await gateway.close();
-    const [partial = ""] = await readdir(join(dir, "outbox"));
-    await damage(join(dir, "outbox", partial), 0.95);
+    const { reducer, dir, partial } = await stoppedWithPartial();
+    await damage(partial, 0.95);
 
     const { files } = await repairGateway({ dataDir: dir });
     const [found] = files;

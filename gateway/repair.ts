@@ -15,8 +15,9 @@ import {
   examineJournal,
   type JournalFindings,
 } from "./repair-journal.js";
+import { forgetLanded, found, mendMissing } from "./repair-missing.js";
 import { examineState } from "./repair-state.js";
-import type { Store } from "./store.js";
+import type { OutboxRecord, Store } from "./store.js";
 
 /** What became of one file. Names of files are relative to the data directory. */
 export type FileFindings = {
@@ -25,9 +26,10 @@ export type FileFindings = {
   /**
    * `torn` is what a power cut leaves at a journal's end: the gateway cuts it, nothing receipted
    * is in it. `mended`: what can be read is in place of it. `set-aside`: nothing of it can be used.
-   * `damaged` is one of these two that a dry run left as it is.
+   * `damaged` is one of these two that a dry run left as it is. `given-up`: the index knows of it
+   * and it is gone, what it was for is over, on record; `missing` is the same in a dry run.
    */
-  readonly state: "whole" | "torn" | "damaged" | "mended" | "set-aside";
+  readonly state: "whole" | "torn" | "damaged" | "mended" | "set-aside" | "missing" | "given-up";
   readonly bytes: number;
   /** Where no record can be read. */
   readonly gaps: readonly { readonly offset: number; readonly bytes: number }[];
@@ -86,6 +88,10 @@ export async function repairGateway(options: RepairOptions): Promise<RepairRepor
     try {
       const files: FileFindings[] = [];
       files.push(...(await mendStates(bench, store)));
+      if (store !== undefined) {
+        const setAsideOf = (round: string) => setAsideSiteRounds(bench, store, round);
+        files.push(...(await mendMissing(bench, store, setAsideOf)));
+      }
       files.push(...(await mendJournals(bench, findings, store)));
       files.push(...(await mendPartials(bench, store)));
       return { dataDir, dryRun, index: findings, files };
@@ -139,6 +145,7 @@ async function mendStates(bench: Bench, store: Store | undefined): Promise<FileF
     }
     const aside = await keepAside(dataDir, file);
     await disk.remove(file);
+    if (store !== undefined) await forgetLanded(store, name.slice(0, -STATE.length));
     files.push({ ...facts, state: "set-aside", gaps, lost: contributions, aside });
     files.push(...(await setAsideSiteRounds(bench, store, name.slice(0, -STATE.length))));
   }
@@ -223,7 +230,8 @@ async function roundsOf(store: Store | undefined): Promise<ReadonlySet<string>> 
 async function mendPartials(bench: Bench, store: Store | undefined): Promise<FileFindings[]> {
   const { disk, dataDir, dryRun } = bench;
   const files: FileFindings[] = [];
-  for (const entry of (await store?.outbox()) ?? []) {
+  if (store === undefined) return files;
+  for (const entry of await store.outbox()) {
     const file = `outbox/${String(entry.sequence).padStart(16, "0")}.partial`;
     const bytes = (await disk.exists(file)) ? await disk.readFile(file) : undefined;
     const facts = { ...NOTHING, file, kind: "partial" as const, bytes: bytes?.length ?? 0 };
@@ -231,31 +239,56 @@ async function mendPartials(bench: Bench, store: Store | undefined): Promise<Fil
       files.push({ ...facts, state: "whole" });
       continue;
     }
+    if (bytes === undefined) {
+      const lost = await expectedIn(store, entry);
+      files.push(found({ file, kind: "partial", ...lost }, dryRun));
+      if (!dryRun) await expire(store, entry, "its file is missing", lost.lost);
+      continue;
+    }
     const lost = contributorsIn(bytes);
     const gaps = [{ offset: 0, bytes: facts.bytes }];
-    if (dryRun || store === undefined) {
+    if (dryRun) {
       files.push({ ...facts, state: "damaged", gaps, lost });
       continue;
     }
-    const aside = bytes === undefined ? null : await keepAside(dataDir, file);
-    const { sequence, rounds, sealedAtMs } = entry;
-    await store.expirePartial({
-      sequence,
-      rounds,
-      rule: "partial-damaged",
-      message: "its bytes are not those that were written",
-      contributors: lost.map(({ device }) => device),
-      expiredAtMs: sealedAtMs,
-    });
+    const aside = await keepAside(dataDir, file);
+    await expire(store, entry, "its bytes are not those that were written", lost);
     await disk.remove(file);
     files.push({ ...facts, state: "set-aside", gaps, lost, aside });
   }
   return files;
 }
 
+function expire(
+  store: Store,
+  { sequence, rounds, sealedAtMs }: OutboxRecord,
+  message: string,
+  lost: readonly Contribution[],
+): Promise<void> {
+  const contributors = lost.map(({ device }) => device);
+  const rule = "partial-damaged";
+  const expiredAtMs = sealedAtMs;
+  return store.expirePartial({ sequence, rounds, rule, message, contributors, expiredAtMs });
+}
+
+/**
+ * Who was in a Partial whose file is gone: the ledger's contributors to its rounds, if they are as
+ * many as it had. Else it had others, or they are in several Partials, and it is one of them.
+ */
+async function expectedIn(store: Store, { rounds, contributors }: OutboxRecord) {
+  const named = await Promise.all(
+    rounds.map(async (round) =>
+      (await store.contributors(round)).map((device) => contributionKey({ round, device })),
+    ),
+  );
+  const all = named.flat();
+  return all.length === contributors
+    ? { lost: all.map((device) => ({ device, samples: null })), unaccounted: [] }
+    : { lost: [], unaccounted: all };
+}
+
 /** As `round/device`: what a damaged Partial still names. A hint for a person. */
-function contributorsIn(bytes: Uint8Array | undefined): readonly Contribution[] {
-  if (bytes === undefined) return [];
+function contributorsIn(bytes: Uint8Array): readonly Contribution[] {
   const decoded = decodePartial(bytes);
   if (!decoded.ok) return [];
   return decoded.partial.contributors.map((one) => ({

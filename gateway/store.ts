@@ -97,6 +97,8 @@ export type Store = {
   sealed(): Promise<SealedRecord[]>;
   /** Digest of the update that a device contributed to a sealed round. */
   recall(round: string, device: string): Promise<string | undefined>;
+  /** Devices that contributed to a sealed round. */
+  contributors(round: string): Promise<string[]>;
 
   nextSequence(): Promise<number>;
   /** In ascending order of sequence. */
@@ -282,6 +284,10 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     removeRound: (round) => write([del(`round!${round}`)], true),
     sealed: async () => (await scan("sealed!", sealedSchema)).sort((a, b) => a.order - b.order),
     recall: (round, device) => get(`ledger!${round}!${device}`, digestSchema),
+    async contributors(round) {
+      const prefix = `ledger!${round}!`;
+      return (await table.keys(prefix)).map((key) => key.slice(prefix.length));
+    },
 
     nextSequence: async () => (await get(sequenceKey, z.number().int())) ?? 1,
     outbox: () => scan("entry!", outboxSchema),

@@ -38,7 +38,9 @@ While a gateway runs on the directory this is refused, with 73.`,
 }
 
 function isDamaged({ index, files }: RepairReport): boolean {
-  return index.state !== "whole" || files.some(({ state }) => state === "damaged");
+  return (
+    index.state !== "whole" || files.some(({ state }) => state === "damaged" || state === "missing")
+  );
 }
 
 function describeRepair({ dataDir, index, files }: RepairReport): string {
@@ -57,6 +59,10 @@ function describeFile(dataDir: string, found: FileFindings): string[] {
   const { file, state, kept, lost, unaccounted, gaps, aside } = found;
   const lines = [`${dataDir}/${file}  ${state}, ${bytes(found.bytes)}`];
   if (state === "whole") return lines;
+  if (state === "missing" || state === "given-up") {
+    lines[0] = `${dataDir}/${file}  gone, and the index knows of it`;
+    if (state === "given-up") lines.push("  what it was for is over, on record");
+  }
   for (const gap of gaps.slice(0, namesMax)) {
     lines.push(`  cannot be read: ${gap.bytes} bytes at byte ${gap.offset}`);
   }
@@ -67,12 +73,13 @@ function describeFile(dataDir: string, found: FileFindings): string[] {
     lines.push("  and then nothing receipted is lost; damage to the last record looks the same");
     return lines;
   }
-  if (found.kind === "journal" && state !== "set-aside") {
+  if (found.kind === "journal" && (state === "mended" || state === "damaged")) {
     lines.push(`  kept: ${kept.length} contributions`);
   }
   lines.push(`  lost, as far as known: ${named(lost.map(({ device }) => device))}`);
   if (unaccounted.length > 0) {
-    lines.push(`  asked, and in no record: ${named(unaccounted)}`);
+    const how = found.kind === "partial" ? "contributed to its rounds" : "asked, and in no record";
+    lines.push(`  ${how}: ${named(unaccounted)}`);
   }
   if (aside !== null) lines.push(`  the original: ${dataDir}/${aside}`);
   return lines;
