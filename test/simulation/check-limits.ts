@@ -7,11 +7,12 @@ import type { Cast } from "./world.js";
 /** What is past its bound now, in words; undefined when nothing is. */
 export async function checkLimits(cast: Cast): Promise<string | undefined> {
   for (const { actor, program } of cast.gateways) {
-    const rounds = await program.disk.list("rounds");
+    const { disk } = program.rack.now;
+    const rounds = await disk.list("rounds");
     // One that has sealed is removed behind the durable end of its round.
     if (rounds.length > 2 * gatewayLimits.openRounds)
       return `${actor.name} keeps ${rounds.length} journals`;
-    const outbox = await program.disk.list("outbox");
+    const outbox = await disk.list("outbox");
     if (outbox.length > gatewayLimits.outboxPartials)
       return `${actor.name} keeps ${outbox.length} Partials`;
   }

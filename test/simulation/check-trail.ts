@@ -4,6 +4,7 @@ import type { Slice } from "@tributary/cloud/store/store.js";
 import type { MemoryDisk } from "@tributary/proto/host/memory-disk.js";
 import type { Account } from "./account.js";
 import type { Failures } from "./failures.js";
+import type { Holdings } from "./holdings.js";
 import {
   discountOf,
   type Grid,
@@ -24,6 +25,7 @@ export async function checkTrail(
   settings: Settings,
   cloud: Pick<CloudProgram, "store" | "disk">,
   account: Account,
+  holdings: Pick<Holdings, "lost">,
   failures: Failures,
 ): Promise<void> {
   const { name } = settings.session;
@@ -45,7 +47,7 @@ export async function checkTrail(
   const evaluated = new Set(
     rounds.filter(({ task, base }) => task === "evaluate" && judged.has(base)).map(({ id }) => id),
   );
-  checkAccount(account, rows, models, evaluated, failures);
+  checkAccount(account, holdings, rows, models, evaluated, failures);
   if (failures.first !== undefined) return;
   const fold = createFold(settings, cloud.disk, account, rows, rounds);
   for (const model of models.sort((a, b) => number(a) - number(b))) {
@@ -77,9 +79,13 @@ function cloudRound(round: string): string {
   return round.split(".").slice(0, 2).join(".");
 }
 
-/** Every receipt is kept: its contribution is in one model that exists, or expired under a rule. */
+/**
+ * Every receipt is kept: its contribution is in one model that exists, or expired under a rule, or lost
+ * with the hardware of a gateway that was replaced.
+ */
 function checkAccount(
   account: Account,
+  holdings: Pick<Holdings, "lost">,
   rows: readonly ContributionRow[],
   models: readonly ModelRow[],
   evaluated: ReadonlySet<string>,
@@ -109,6 +115,7 @@ function checkAccount(
   for (const { round, device, digest } of account.receipts) {
     const row = recorded.get(`${cloudRound(round)} ${device}`);
     if (row === undefined) {
+      if (holdings.lost(round, device)) continue;
       wrong(`${device} has a receipt for ${round}, which is nowhere on record`);
       continue;
     }

@@ -133,11 +133,11 @@ export type DeviceTap = {
   received(message: Message): void;
 };
 
-/** The device's side, in place of MQTT. `gatewayOf` names the machine that the URL leads to now. */
+/** The device's side, in place of MQTT. @param gateway names the machine that the URL leads to */
 export function simulatedLink(
   network: Network,
   life: Life,
-  gatewayOf: () => string,
+  gateway: string,
   tap: DeviceTap,
 ): OpenLink {
   return ({ device, clock, random, hello, onUp, onDown, onMessage, onUnreadable }) => {
@@ -200,7 +200,7 @@ export function simulatedLink(
     };
     const dial = () => {
       const keepaliveMs = wireLimits.mqttKeepaliveSeconds * 1_000;
-      const dialled = network.dial(life, gatewayOf(), PORT, keepaliveMs, {
+      const dialled = network.dial(life, gateway, PORT, keepaliveMs, {
         onMessage(bytes) {
           if (dialled === wire) take(bytes);
         },

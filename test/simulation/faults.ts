@@ -1,8 +1,8 @@
 import type { MemoryDisk } from "@tributary/proto/host/memory-disk.js";
 import { seededRandom } from "@tributary/proto/host/random.js";
-import type { Stage } from "./actor.js";
+import type { Actor, Running, Stage } from "./actor.js";
 import type { Operator } from "./operator.js";
-import { drawer, type FaultKind, faultKinds, type Settings } from "./settings.js";
+import { changeKinds, drawer, type FaultKind, faultKinds, type Settings } from "./settings.js";
 import type { Cast } from "./world.js";
 
 export type Faults = {
@@ -46,8 +46,8 @@ export function scheduleFaults(
     ...cast.gateways.map(({ settings: { name }, program }) => ({
       who: name,
       set(how: Parameters<MemoryDisk["fail"]>[0]) {
-        program.disk.fail(how);
-        program.index.fail(how === "none" ? "none" : "full");
+        program.rack.now.disk.fail(how);
+        program.rack.now.index.fail(how === "none" ? "none" : "full");
       },
     })),
     ...cast.devices.map(({ name, program }) => ({
@@ -68,11 +68,16 @@ export function scheduleFaults(
     });
   };
 
-  const rotting = [...cast.gateways, ...cast.devices].map(({ actor, program }) => ({
-    actor,
-    disk: program.disk,
-  }));
+  const rotting: readonly {
+    readonly actor: Pick<Actor<Running>, "name" | "kill">;
+    disk(): MemoryDisk | undefined;
+  }[] = [
+    ...cast.gateways.map(({ actor, program }) => ({ actor, disk: () => program.rack.now.disk })),
+    ...cast.devices.map(({ actor, program }) => ({ actor, disk: () => program.disk })),
+  ];
 
+  /** Devices that are about to be moved, with what does it. */
+  const leaving = new Map<string, () => void>();
   const strike: Record<FaultKind, () => void> = {
     "power-cut": () => anyActor().kill(true, downMs()),
     kill: () => anyActor().kill(false, downMs()),
@@ -115,7 +120,8 @@ export function scheduleFaults(
     },
     "session-stop": () => operator.stopSession(draw.scaled(500, 20_000)),
     flip() {
-      const { actor, disk } = draw.of(rotting);
+      const { actor, disk: diskNow } = draw.of(rotting);
+      const disk = diskNow();
       if (disk === undefined) return;
       // At rest, while nobody has read it in: the machine is down when it happens.
       const downForMs = downMs();
@@ -125,19 +131,46 @@ export function scheduleFaults(
         if (path !== undefined) say(`bit ${bit} of ${actor.name}'s ${path} flips`);
       });
     },
+    roam() {
+      const device = draw.of(cast.devices);
+      const others = cast.gateways.filter(({ settings: { name } }) => name !== device.home.name);
+      if (others.length === 0 || leaving.has(device.name)) return;
+      const { settings: to } = draw.of(others);
+      const leaves = () => {
+        if (!leaving.delete(device.name)) return;
+        const stay = cast.devices.filter(({ home }) => home.name === device.home.name).length - 1;
+        // A site that is left by too many would be waited for in vain.
+        if (stay < settings.session.siteQuorum) return;
+        say(`${device.name} moves from ${device.home.name} to ${to.name}`);
+        device.home = to;
+        device.actor.kill(draw.chance(0.5), downMs());
+      };
+      leaving.set(device.name, leaves);
+      // Mostly with an update for the old gateway that is not receipted yet.
+      if (draw.chance(0.2)) leaves();
+    },
+    replace() {
+      const { actor, program } = draw.of(cast.gateways);
+      say(`new hardware in place of ${actor.name}`);
+      actor.kill(true, downMs());
+      program.rack.replace();
+    },
   };
 
   // Between two steps of a program is where it is easily wrong: so near its events it goes down.
   for (const { actor } of parts)
-    actor.watch(() => {
-      if (over || !draw.chance(settings.hitRate)) return;
+    actor.watch((event) => {
+      if (over) return;
+      const leaves = event === "trained" || event === "begun" ? leaving.get(actor.name) : undefined;
+      if (leaves !== undefined) agenda.after(draw.between(0, 2 * settings.pace.mostMs), leaves);
+      if (!draw.chance(settings.hitRate)) return;
       count++;
       const power = draw.chance(0.6);
       const downForMs = downMs();
       agenda.after(draw.between(0, settings.hitWithinMs), () => actor.kill(power, downForMs));
     });
 
-  for (const kind of faultKinds) {
+  for (const kind of [...faultKinds, ...changeKinds]) {
     const meanMs = everyMs[kind];
     if (meanMs === undefined) continue;
     const next = () => {

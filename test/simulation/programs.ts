@@ -6,13 +6,14 @@ import { createDevice, type Device } from "@tributary/device-sdk/device.js";
 import type { Message } from "@tributary/device-sdk/link.js";
 import { configSchema as gatewayConfig } from "@tributary/gateway/config.js";
 import { createGateway, type Gateway } from "@tributary/gateway/gateway.js";
-import { type MemoryIndex, memoryIndex } from "@tributary/gateway/testing/memory-store.js";
 import { type MemoryDisk, memoryDisk } from "@tributary/proto/host/memory-disk.js";
 import { seededRandom } from "@tributary/proto/host/random.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import type { UpKind } from "@tributary/proto/wire/topics.js";
 import type { Program, Run, Stage } from "./actor.js";
 import { simulatedBroker, simulatedLink } from "./device-link.js";
+import { createRack, type Rack } from "./hardware.js";
+import type { Holdings } from "./holdings.js";
 import type { Plant } from "./plant.js";
 import type { DeviceSettings, GatewaySettings, Settings } from "./settings.js";
 import { type SlowWorld, slowDatabase, slowDisk, slowly } from "./slow.js";
@@ -21,7 +22,11 @@ import { simulatedTrainer, type Trained } from "./trainer.js";
 
 /** The three tiers' own compositions, each on a simulated machine. */
 
-export type Setting = Stage & { readonly settings: Settings; readonly plant: Plant };
+export type Setting = Stage & {
+  readonly settings: Settings;
+  readonly plant: Plant;
+  readonly holdings: Holdings;
+};
 
 const softwareVersion = "simulated";
 
@@ -37,7 +42,7 @@ export type CloudProgram = Program<Cloud> & {
 };
 
 export function cloudProgram(setting: Setting): CloudProgram {
-  const { network, seed, plant } = setting;
+  const { network, seed, plant, holdings } = setting;
   const disk = memoryDisk({ random: seededRandom(`${seed} cloud disk`) });
   const store = memoryStore();
   const program: CloudProgram = {
@@ -61,7 +66,8 @@ export function cloudProgram(setting: Setting): CloudProgram {
         random,
         disk: slowDisk(plant.disk(disk, "cloud"), slow(setting, run)),
         store: slowly(reached, names, slow(setting, run), true),
-        listenGrpc: (service) => serveTier(network, life, random)(plant.service(service)),
+        listenGrpc: (service) =>
+          serveTier(network, life, random)(holdings.overheard(plant.service(service), undefined)),
         startApi: async () => ({ port: 2, async close() {} }),
       });
     },
@@ -93,23 +99,20 @@ function reachable<T extends object>(
   return Object.assign(Object.create(part) as T, wrapped);
 }
 
-export type GatewayProgram = Program<Gateway> & {
-  readonly disk: MemoryDisk;
-  readonly index: MemoryIndex;
-};
+export type GatewayProgram = Program<Gateway> & { readonly rack: Rack };
 
 export function gatewayProgram(setting: Setting, gateway: GatewaySettings): GatewayProgram {
-  const { network, seed, settings, plant } = setting;
+  const { network, seed, settings, plant, holdings } = setting;
   const { name, site, uploadSlots, above } = gateway;
   const below = settings.gateways.some((other) => other.above === name);
-  const disk = memoryDisk({ random: seededRandom(`${seed} ${name} disk`) });
-  const index = memoryIndex();
+  const rack = createRack(name, seededRandom(`${seed} ${name} disk`));
   const crashes = seededRandom(`${seed} ${name} crashes`);
   return {
-    disk,
-    index,
+    rack,
     async start(run) {
       const { life, random } = run;
+      const { now: hardware } = rack;
+      const { disk, index } = hardware;
       const clock = plant.clock(run.clock, "gateway");
       return createGateway({
         config: gatewayConfig.parse({
@@ -130,7 +133,10 @@ export function gatewayProgram(setting: Setting, gateway: GatewaySettings): Gate
           absentGraceMs: 3_000,
         }),
         softwareVersion,
-        events: run.note,
+        events(event) {
+          if (event.name === "gateway-started") holdings.named(event.incarnation, hardware);
+          run.note(event);
+        },
         parts: {
           clock,
           random,
@@ -139,14 +145,15 @@ export function gatewayProgram(setting: Setting, gateway: GatewaySettings): Gate
             slowDatabase(plant.database(index.database(path)), slow(setting, run)),
           kernel: plant.kernel(),
           upstream: plant.upstream(simulatedUpstream(network, life, above, clock, random)),
-          listenDownstream: serveTier(network, life, random),
+          listenDownstream: (service) =>
+            serveTier(network, life, random)(holdings.overheard(service, hardware)),
           broker: plant.broker(simulatedBroker(network, life, random, settings.duplicateRate)),
         },
       });
     },
     powerCut() {
-      disk.crash();
-      index.crash(crashes.next());
+      rack.now.disk.crash();
+      rack.now.index.crash(crashes.next());
     },
   };
 }
@@ -156,7 +163,8 @@ export type DeviceProgram = Program<Device> & { readonly disk: MemoryDisk | unde
 export type DeviceAccount = {
   trained(trained: Trained): void;
   sent(device: string, kind: UpKind, header: object): void;
-  received(device: string, message: Message): void;
+  /** @param from the gateway to which the device is connected */
+  received(device: string, message: Message, from: string): void;
 };
 
 export function deviceProgram(
@@ -171,11 +179,13 @@ export function deviceProgram(
     disk,
     async start(run) {
       const { life, random } = run;
+      // A device that is to be moved goes on here until it starts with its new config.
+      const { site, name: gateway } = home();
       const clock = plant.clock(run.clock, "device");
       const device = await createDevice({
         device: name,
-        site: home().site,
-        gateway: `mqtt://${home().name}`,
+        site,
+        gateway: `mqtt://${gateway}`,
         trainer: simulatedTrainer({
           seed,
           device: name,
@@ -190,9 +200,9 @@ export function deviceProgram(
           clock,
           random,
           ...(disk && { disk: slowDisk(plant.disk(disk, "device"), slow(setting, run)) }),
-          openLink: simulatedLink(network, life, () => home().name, {
+          openLink: simulatedLink(network, life, gateway, {
             sent: (kind, header) => account.sent(name, kind, header),
-            received: (message) => account.received(name, message),
+            received: (message) => account.received(name, message, gateway),
           }),
           systemAttributes: async () => ({ os: "simulated" }),
         },

@@ -53,7 +53,9 @@ export const faultKinds = [
   "session-stop",
   "flip",
 ] as const;
-export type FaultKind = (typeof faultKinds)[number];
+/** What changes in a fleet: drawn apart from the rest, and in fewer seeds. */
+export const changeKinds = ["roam", "replace"] as const;
+export type FaultKind = (typeof faultKinds)[number] | (typeof changeKinds)[number];
 
 /** Draws that read like what they decide. */
 export function drawer(random: Random) {
@@ -77,6 +79,9 @@ export function settingsOf(seed: number): Settings {
   const siteMs = session.deadlineMs - session.uploadWindowMs;
   const everyMs: Partial<Record<FaultKind, number>> = {};
   for (const kind of faultKinds) if (draw.chance(0.4)) everyMs[kind] = draw.scaled(5_000, 90_000);
+  const changes = drawer(seededRandom(`changes ${seed}`));
+  for (const kind of changeKinds)
+    if (changes.chance(0.15)) everyMs[kind] = changes.scaled(10_000, 60_000);
   return {
     seed,
     gateways,

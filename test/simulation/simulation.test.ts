@@ -37,7 +37,7 @@ describe("the simulation", () => {
       [...tiers].sort((a, b) => a - b),
       [2, 3, 4],
     );
-    assert.ok(kinds.size >= 12);
+    assert.ok(kinds.size >= 14);
   });
 });
 

@@ -9,6 +9,7 @@ import { checkLimits } from "./check-limits.js";
 import { checkTrail } from "./check-trail.js";
 import { createFailures, type Failure } from "./failures.js";
 import { scheduleFaults } from "./faults.js";
+import { createHoldings } from "./holdings.js";
 import { createNetwork } from "./network.js";
 import { createMachine } from "./node.js";
 import { createOperator } from "./operator.js";
@@ -16,6 +17,7 @@ import { nothingPlanted, type Plant } from "./plant.js";
 import {
   type CloudProgram,
   cloudProgram,
+  type DeviceAccount,
   type DeviceProgram,
   deviceProgram,
   type GatewayProgram,
@@ -77,7 +79,8 @@ export async function simulate(
   const network = createNetwork(agenda, seededRandom(`${seed} network`), settings.weather, trace);
   const stage: Stage = { agenda, network, trace, failures, seed };
   const account = createAccount();
-  const cast = createCast({ ...stage, settings, plant }, account);
+  const holdings = createHoldings();
+  const cast = createCast({ ...stage, settings, plant, holdings }, account);
   const operator = createOperator(stage, settings, cast.cloud);
   const onUnhandled = (reason: unknown) => {
     failures.add(
@@ -126,7 +129,7 @@ export async function simulate(
       await drained();
     }
     if (failures.first === undefined)
-      await checkTrail(settings, cast.cloud.program, account, failures);
+      await checkTrail(settings, cast.cloud.program, account, holdings, failures);
   } catch (error) {
     onUnhandled(error);
   } finally {
@@ -157,7 +160,7 @@ function drained(): Promise<void> {
 }
 
 function createCast(setting: Setting, account: Account): Cast {
-  const { agenda, seed, settings } = setting;
+  const { agenda, seed, settings, holdings } = setting;
   const draw = drawer(seededRandom(`${seed} machines`));
   // Crystals are off by up to 200 parts in a million.
   const machine = (name: string) => {
@@ -172,10 +175,19 @@ function createCast(setting: Setting, account: Account): Cast {
     const actor = createActor(setting, machine(gateway.name), own);
     return { settings: gateway, program: own, actor };
   });
+  const overheard: DeviceAccount = {
+    ...account,
+    received(device, message, from) {
+      account.received(device, message, from);
+      const by = gateways.find(({ settings: { name } }) => name === from)?.program.rack.now;
+      if (message.kind === "receipt" && by !== undefined)
+        holdings.receipted(by, message.header.round, device);
+    },
+  };
   const devices = settings.gateways.flatMap((gateway) =>
     gateway.devices.map((device): DevicePart => {
       const part: { home: GatewaySettings } = { home: gateway };
-      const own = deviceProgram(setting, device, () => part.home, account);
+      const own = deviceProgram(setting, device, () => part.home, overheard);
       const actor = createActor(setting, machine(device.name), own);
       return Object.assign(part, { name: device.name, program: own, actor });
     }),
@@ -195,7 +207,7 @@ async function whatWaits(
   if (session !== undefined) return session;
   for (const { actor, program } of cast.gateways)
     for (const folder of strictly ? ["outbox", "rounds"] : ["outbox"]) {
-      const files = await program.disk.list(folder);
+      const files = await program.rack.now.disk.list(folder);
       if (files.length > 0) return `${actor.name} holds ${folder}/${files.join(", ")}`;
     }
   for (const { actor, program } of strictly ? cast.devices : [])
