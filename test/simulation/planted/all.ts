@@ -8,4 +8,5 @@ export {
   sendThrows,
   unseededRandom,
 } from "./links.js";
+export { countedAgain } from "./stores.js";
 export { sumWraps } from "./sums.js";
