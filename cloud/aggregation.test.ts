@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { merge } from "@tributary/proto/algebra/partial.js";
 import { aggregationSchema } from "./aggregation.js";
+import { limits } from "./limits.js";
 import { importInitialModel, paramsOf, startCloud, temporaryDir } from "./testing/cloud.js";
 import { attachGateway, type TestGateway } from "./testing/gateway.js";
 import { memoryStore } from "./testing/memory-store.js";
@@ -132,3 +133,100 @@ test("site memory holds a site's newest delta, carries it on, and expires what i
   assert.equal((await cloud.store.retainedPartials("mem")).length, 0);
   await session.close();
 });
+
+test("a buffered session whose K does not fit totalMax goes on: a model holds what fits", async () => {
+  const aggregation = aggregationSchema.parse({ kind: "buffered", contributors: 5 });
+  const sizes = { nMax: 5, totalMax: 5 };
+  const session = await openSession({ name: "fit", rounds: 2, aggregation, ...sizes });
+  const { one, two } = session;
+  const bases: string[] = [];
+  for (let round = 1; round <= 6; round++) {
+    const opened = await one.round();
+    bases.push(opened.plan.base.model);
+    assert.equal((await one.contribute(opened, round)).receipt?.outcome, "merged");
+    session.empty(two, (await two.round()).plan.round);
+  }
+  await session.finished();
+  assert.deepEqual(bases, ["s.0", "s.0", "s.0", "fit.3", "fit.3", "fit.3"]);
+  // The third round fills the buffer; what has no room waits for the model after.
+  assert.deepEqual(await session.fates(), [
+    "1 a fit.3",
+    "2 a fit.6",
+    "3 a fit.3",
+    "4 a fit.6",
+    "5 a session-ended",
+    "6 a fit.6",
+  ]);
+  assert.deepEqual(await cloud.store.retainedPartials("fit"), []);
+  await session.close();
+});
+
+/** Runs with a smaller bound on what one session keeps. */
+async function keepingAtMost(latePartials: number, run: () => Promise<void>): Promise<void> {
+  const before = limits.latePartials;
+  Object.assign(limits, { latePartials });
+  try {
+    await run();
+  } finally {
+    Object.assign(limits, { latePartials: before });
+  }
+}
+
+test("a buffered session that may keep no more makes its model of what it has", () =>
+  keepingAtMost(2, async () => {
+    const aggregation = aggregationSchema.parse({ kind: "buffered", contributors: 100 });
+    const session = await openSession({ name: "full", rounds: 2, aggregation });
+    const { one, two } = session;
+    const [first, missed] = [await one.round(), await two.round()];
+    await one.contribute(first, 1);
+    session.empty(two, missed.plan.round);
+    const second = await one.round();
+    assert.equal(second.plan.base.model, "s.0");
+    // One is kept, and a second is all that may be: it is the model's at once.
+    await one.contribute(second, 2);
+    const third = await one.round();
+    assert.equal(third.plan.base.model, "full.2");
+    assert.equal((await two.contribute(missed, 1)).receipt?.outcome, "kept");
+    await one.contribute(third, 3);
+    await session.finished();
+    assert.deepEqual(await session.fates(), [
+      "1 a full.2",
+      "1 b full.3",
+      "2 a full.2",
+      "3 a full.3",
+    ]);
+    await session.close();
+  }));
+
+test("site memory keeps no more than it may: the rest of a failed round expires, of a made one is not carried", () =>
+  keepingAtMost(1, async () => {
+    const aggregation = aggregationSchema.parse({ kind: "site-memory" });
+    const session = await openSession({ name: "most", rounds: 1, sitesQuorum: 2, aggregation });
+    const { one, two } = session;
+    for (const sequence of [1, 2]) {
+      const [opened, missed] = [await one.round(), await two.round()];
+      await one.contribute(opened, sequence);
+      session.empty(two, missed.plan.round);
+      await one.next("roundClosed");
+      assert.equal(cloud.sessions.status("most")?.kept.partials, 1);
+    }
+    const last = [await one.round(), await two.round()] as const;
+    await one.contribute(last[0], 3);
+    await two.contribute(last[1], 3);
+    await session.finished();
+    assert.deepEqual(await session.fates(), [
+      "1 a most.3",
+      "2 a storage-full",
+      "3 a most.3",
+      "3 b most.3",
+    ]);
+    const told = cloud.events.flatMap((event) => {
+      if (event.name === "partial-expired") return [`${event.gateway} ${event.rule}`];
+      return event.name === "site-forgotten" ? [`${event.site} forgotten`] : [];
+    });
+    assert.deepEqual(
+      told.filter((words) => words.startsWith("most-")),
+      ["most-one storage-full", "most-one forgotten", "most-two forgotten"],
+    );
+    await session.close();
+  }));

@@ -5,6 +5,7 @@ import type { Disk } from "@tributary/proto/host/disk.js";
 import { identityText } from "@tributary/proto/tier/identity.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { type HeldPartial, heldFrom } from "./held-partial.js";
+import { limits } from "./limits.js";
 import type { Store } from "./store/store.js";
 
 /** A Partial whose file is kept for models to come. */
@@ -35,6 +36,20 @@ export type LatePartials = {
   /** Takes over what the store now says: `retained` replaces the list, and other files go. */
   adopt(retained: readonly LatePartial[]): Promise<void>;
 };
+
+/** Whether a session may keep these beside what it keeps already. */
+export function hasRoom(
+  late: Iterable<Pick<HeldPartial, "bytes">>,
+  more: Iterable<Pick<HeldPartial, "bytes">>,
+): boolean {
+  let partials = 0;
+  let bytes = 0;
+  for (const held of [...late, ...more]) {
+    partials++;
+    bytes += held.bytes;
+  }
+  return partials <= limits.latePartials && bytes <= limits.latePartialBytes;
+}
 
 export const LATE_FOLDER = "late";
 

@@ -21,7 +21,11 @@ export const limits = {
   publishedSessions: 64,
   /** Messages that wait for one session. Past it a Partial is refused with `busy`. */
   sessionBacklog: 1_024,
-  /** Partials that one session keeps for models to come, and their bytes. `storage-full` past it. */
+  /**
+   * Partials that one session keeps for models to come, and their bytes. Past it a late one is refused
+   * with `storage-full`, to be sent again; a session that buffers makes its model of what it has; and
+   * of a round under site memory the rest expires by that rule, or is in its model and not carried on.
+   */
   latePartials: 4_096,
   latePartialBytes: 64 * 1024 * 1024 * 1024,
   /** Optimiser states kept of one session: the newest, and the head's. */

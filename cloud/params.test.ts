@@ -143,3 +143,10 @@ test("populations are whole numbers of one and more that add up exactly", () => 
       `aggregation.populations: must add up to ${most} at most`,
     ]);
 });
+
+test("more contributions than totalMax has room for are an error, with both numbers", () => {
+  const of = (contributors: number) =>
+    problems({ aggregation: { kind: "buffered", contributors }, nMax: 10, totalMax: 20 });
+  assert.deepEqual(of(20), []);
+  assert.match(of(21).join(), /^aggregation.contributors: 21 contributions .*totalMax \(20\): ask/);
+});

@@ -162,6 +162,12 @@ export const sessionParamsSchema = z
         ["siteQuorum"],
         "must be 1 with buffered aggregation, which counts contributors and not sites",
       );
+    if (params.aggregation.kind === "buffered" && params.aggregation.contributors > params.totalMax)
+      broken(
+        ["aggregation", "contributors"],
+        `${params.aggregation.contributors} contributions of a sample or more never fit totalMax ` +
+          `(${params.totalMax}): ask for at most so many, or raise totalMax`,
+      );
     const headroom = checkHeadroom(
       { range: params.grid.range, fractionBits: bitsInUse(params.grid) },
       params.nMax,

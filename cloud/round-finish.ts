@@ -2,7 +2,7 @@ import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import { identityText } from "@tributary/proto/tier/identity.js";
 import { writeCandidate } from "./candidate.js";
 import type { HeldPartial } from "./held-partial.js";
-import type { LatePartials } from "./late-partials.js";
+import { hasRoom, type LatePartials } from "./late-partials.js";
 import type { LiveRound } from "./live-round.js";
 import type { OptimizerFiles } from "./optimizer-files.js";
 import type { SessionParams } from "./params.js";
@@ -52,19 +52,21 @@ export async function finishRound(
         session.conclude(ended, step, endings, { state: "stopped", rule: "stopped" }),
       );
     case "short": {
-      await keepFiles(session, ended, close.kept);
-      return session.advance({ kind: "round-short" }, (step) =>
+      const gone = await keepFiles(session, ended, endings);
+      await session.advance({ kind: "round-short" }, (step) =>
         session.conclude(ended, step, endings, { state: "kept", rule: "contributors" }),
       );
+      return reportGone(session.world, ended.row.session, gone);
     }
     case "failed": {
-      await keepFiles(session, ended, close.kept);
+      const gone = await keepFiles(session, ended, endings);
       const buffered = session.params.aggregation.kind === "buffered";
       const training = ended.plan.task === "train";
       const reason = buffered && training ? "contributors" : "sites-quorum";
-      return session.advance({ kind: "round-failed", reason, nowMs }, (step) =>
+      await session.advance({ kind: "round-failed", reason, nowMs }, (step) =>
         session.conclude(ended, step, endings, { state: "failed", rule: reason }),
       );
+      return reportGone(session.world, ended.row.session, gone);
     }
     case "committed":
       return ended.plan.task === "evaluate"
@@ -85,18 +87,62 @@ function endingsOf(close: Close): Map<string, Ending> {
   return endings;
 }
 
-/** Writes files for Partials of the round that outlive its journal, before any row says so. */
+/**
+ * Writes files for Partials of the round that outlive its journal, before any row says so: as many as
+ * the session has room for beside what it keeps on. Others are not retained, which `endings` then says;
+ * gives those.
+ */
 async function keepFiles(
   session: Finishing,
   ended: LiveRound,
-  identities: readonly string[],
-): Promise<void> {
-  if (identities.length === 0) return;
-  await session.surely(() =>
-    ended.each(identities, (identity, _partial, bytes) =>
-      session.late.write(heldOf(ended, identity), bytes),
-    ),
-  );
+  endings: Map<string, Ending>,
+): Promise<readonly Gone[]> {
+  const { late } = session;
+  const before = new Set(late.list().map(({ identity }) => identityText(identity)));
+  const kept = late
+    .list()
+    .filter(({ identity }) => endings.get(identityText(identity))?.retained !== false);
+  const own = [...endings].filter(([identity, { retained }]) => retained && !before.has(identity));
+  const gone: Gone[] = [];
+  const files: string[] = [];
+  for (const [identity, ending] of own) {
+    const held = heldOf(ended, identity);
+    if (hasRoom(kept, [held])) {
+      kept.push({ ...held, applied: false });
+      files.push(identity);
+      continue;
+    }
+    endings.set(identity, withoutRoom(ending));
+    gone.push({ held, merged: ending.fate.outcome === "merged" });
+  }
+  if (files.length > 0)
+    await session.surely(() =>
+      ended.each(files, (identity, _partial, bytes) => late.write(heldOf(ended, identity), bytes)),
+    );
+  return gone;
+}
+
+/** A Partial that there is no room to retain, and whether a model holds it. */
+type Gone = { readonly held: HeldPartial; readonly merged: boolean };
+
+function withoutRoom({ fate }: Ending): Ending {
+  return fate.outcome === "kept"
+    ? { fate: { outcome: "expired", rule: "storage-full" }, retained: false }
+    : { fate, retained: false };
+}
+
+function reportGone({ events }: SessionWorld, session: string, gone: readonly Gone[]): void {
+  for (const { held, merged } of gone) {
+    const { base, identity, contributors } = held;
+    const { gateway } = identity;
+    if (merged) {
+      const site = held.site ?? gateway;
+      events({ level: "error", name: "site-forgotten", session, site, base, applied: true });
+    } else {
+      const what = { rule: "storage-full", contributors: contributors.length };
+      events({ level: "warn", name: "partial-expired", session, gateway, ...what });
+    }
+  }
 }
 
 function heldOf(ended: LiveRound, identity: string): HeldPartial {
@@ -140,14 +186,7 @@ async function finishTraining(
   tally.metrics = model.metrics;
   const remembers = params.aggregation.kind === "site-memory";
   endPool(endings, decision, model.id, remembers);
-  const kept = [...endings].filter(([identity, { retained }]) => {
-    return retained && late.get(identity) === undefined;
-  });
-  await keepFiles(
-    session,
-    ended,
-    kept.map(([identity]) => identity),
-  );
+  const gone = await keepFiles(session, ended, endings);
   await session.advance({ kind: "trained", model: model.id, finite }, async (step) => {
     const state = decisionsOf(step).get(model.id) ?? "candidate";
     await session.conclude(ended, step, endings, {
@@ -157,6 +196,7 @@ async function finishTraining(
       model: { ...model, state },
     });
     reportDropped(world, ended.row.session, params, decision);
+    reportGone(world, ended.row.session, gone);
     world.events({
       level: "info",
       name: "model-made",

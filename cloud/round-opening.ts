@@ -156,6 +156,16 @@ export function reportOpened(
   events({ level: "info", name: "round-opened", ...what });
 }
 
+export function reportResumed(
+  { events, clock }: SessionWorld,
+  { row, state, times }: LiveRound,
+): void {
+  const { id: round, session } = row;
+  const partials = state.partials.length;
+  const remainingMs = Math.round(times.deadlineAtMs - clock.monotonicMs());
+  events({ level: "info", name: "round-resumed", session, round, partials, remainingMs });
+}
+
 /** @param counts of contributions, those kept from before included */
 export function reportClosed(
   { events, links }: Pick<SessionWorld, "events" | "links">,

@@ -5,6 +5,7 @@ import type { HeldPartial } from "./held-partial.js";
 import type { LatePartial } from "./late-partials.js";
 import type { SessionParams } from "./params.js";
 import { decidePool, type PoolDecision, type PoolEntry } from "./pool.js";
+import type { Pooled } from "./round.js";
 import type { SessionWorld } from "./session-world.js";
 
 /** What a model on `head` would hold of a round's own Partials and of those kept before. */
@@ -26,19 +27,24 @@ export async function decideFor(
   return { decision: decidePool({ aggregation, totalMax, ageOf, populations }, entries), version };
 }
 
-/** Contributions, kept from before, that a model on `head` would be the first to hold. */
+/** What is kept from before for a model on `head`, which would be the first to hold it. */
 export async function pooledFor(
   world: SessionWorld,
   params: SessionParams,
   head: string,
   late: readonly LatePartial[],
-): Promise<number> {
-  if (late.length === 0) return 0;
+): Promise<Pooled> {
+  if (late.length === 0) return { contributors: 0, samples: 0 };
   const { decision } = await decideFor(world, params, head, [], late);
-  return decision.groups.reduce(
-    (sum, { contributors, carried }) => sum + contributors - carried,
-    0,
-  );
+  return {
+    contributors: decision.groups.reduce(
+      (sum, { contributors, carried }) => sum + contributors - carried,
+      0,
+    ),
+    samples: late
+      .filter(({ base }) => base === head)
+      .reduce((sum, { samples }) => sum + samples, 0),
+  };
 }
 
 /** The site of a Partial; the sending gateway's own where the Partial names none. */

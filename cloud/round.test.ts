@@ -236,8 +236,12 @@ const arbitraryEvent: fc.Arbitrary<RoundEvent> = fc.oneof(
     .map(({ kind, gateway }) => ({ kind, gateway, nowMs: 0 }) as RoundEvent),
   fc.constant<RoundEvent>({ kind: "tick", nowMs: 0 }),
   fc
-    .integer({ min: 0, max: 6 })
-    .map((contributors): RoundEvent => ({ kind: "pooled", contributors, nowMs: 0 })),
+    .record({
+      contributors: fc.integer({ min: 0, max: 6 }),
+      samples: fc.integer({ min: 0, max: 40 }),
+    })
+    .map((kept): RoundEvent => ({ kind: "pooled", ...kept, nowMs: 0 })),
+  fc.constant<RoundEvent>({ kind: "full", nowMs: 0 }),
   fc.constant<RoundEvent>({ kind: "stop", nowMs: 0 }),
 );
 
@@ -268,7 +272,7 @@ test("a buffered round commits as soon as it and what is kept hold enough", () =
   const one = run(buffered, [arrives(partial("g1", "abc"))]);
   assert.equal(one.close, undefined);
   assert.equal(run(one.state, [arrives(partial("g2", "de"))]).close?.outcome, "committed");
-  const pooled: RoundEvent = { kind: "pooled", contributors: 2, nowMs: 2 };
+  const pooled: RoundEvent = { kind: "pooled", contributors: 2, samples: 2, nowMs: 2 };
   assert.deepEqual(run(one.state, [pooled]).close?.merged, ["g1/i/abc"]);
   const full = { ...pooled, contributors: 5 };
   assert.deepEqual(run(buffered, [full]).close?.merged, [], "of what is kept alone");
@@ -284,6 +288,57 @@ test("a buffered round without enough ends when nobody is left to wait for, and 
   assert.equal(late.close?.outcome, "short");
   const nothing = run(buffered, [empty("g1"), empty("g2"), empty("g3")]);
   assert.equal(nothing.close?.outcome, "failed");
+});
+
+test("a buffered round whose K does not fit makes its model of what fits, and loses nothing", () => {
+  const buffered = open({ bufferMin: 100, siteQuorum: 1, totalMax: 10 });
+  const [one, two] = [partial("g1", "ab", 3), partial("g2", "de", 3)];
+  const first = run(buffered, [arrives(one)]);
+  assert.equal(first.close, undefined, "6 of 10 samples: there is room for more");
+  const close = run(first.state, [arrives(two)]).close;
+  assert.deepEqual(
+    [close?.outcome, close?.merged, close?.expired],
+    ["committed", [one.identity, two.identity], []],
+  );
+  // What is kept on the same base takes up the room too.
+  const kept = (samples: number): RoundEvent => ({
+    kind: "pooled",
+    contributors: 1,
+    samples,
+    nowMs: 2,
+  });
+  assert.equal(run(first.state, [kept(4)]).close, undefined);
+  assert.equal(run(first.state, [kept(5)]).close?.outcome, "committed");
+  assert.deepEqual(run(buffered, [kept(11)]).close?.merged, [], "of what is kept alone");
+});
+
+test("a buffered round makes its model of what there is when no more can be kept", () => {
+  const buffered = open({ bufferMin: 100, siteQuorum: 1 });
+  const full: RoundEvent = { kind: "full", nowMs: 2 };
+  const nothing = run(buffered, [full]);
+  assert.equal(nothing.close, undefined, "there is nothing to make it of");
+  const one = partial("g1", "ab");
+  for (const events of [
+    [full, arrives(one)],
+    [arrives(one), full],
+  ])
+    assert.deepEqual(run(buffered, events).close?.merged, [one.identity]);
+});
+
+test("a Partial that fits no model of a session that buffers expires, and is not kept for ever", () => {
+  const buffered = open({ bufferMin: 100, siteQuorum: 1, totalMax: 10 });
+  const [heavy, light] = [partial("g1", "ab", 6), partial("g2", "de")];
+  const { close, effects } = run(buffered, [
+    arrives(heavy),
+    arrives(light),
+    { kind: "empty", gateway: "g3", nowMs: 2 },
+  ]);
+  const expiry = { identity: heavy.identity, rule: "total-overflow" } as const;
+  assert.deepEqual(effects[0], { kind: "expired", ...expiry });
+  assert.deepEqual(
+    [close?.outcome, close?.kept, close?.expired],
+    ["short", [light.identity], [expiry]],
+  );
 });
 
 test("a failed round keeps what it brought where the session says so", () => {

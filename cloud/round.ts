@@ -2,7 +2,8 @@
  * One round at the cloud, as a pure machine. It opens with the gateways attached at that time and
  * closes when every one of them delivered or said that it has nothing; when those missing have been
  * detached longer than `absentGraceMs` and the quorum of sites is met; or at the deadline. Where the
- * session buffers, it closes as soon as it and what is kept for it hold enough contributions.
+ * session buffers, it closes as soon as it and what is kept for it hold enough contributions, or as
+ * many as there is room for.
  *
  * Times are milliseconds of the monotonic clock: no step of a wall clock ends or stretches a round.
  */
@@ -47,7 +48,10 @@ export type RoundRules = {
   readonly sitesQuorum: number;
   /** NMax: samples behind the whole round. */
   readonly totalMax: number;
-  /** K of a session that buffers: the round makes a model of so many contributions. */
+  /**
+   * K of a session that buffers: the round makes a model of so many contributions, or of what fits
+   * where `totalMax` samples are reached before.
+   */
   readonly bufferMin?: number;
   /** Whether what a failed round brought is kept for the next model. */
   readonly keepsFailed: boolean;
@@ -60,13 +64,22 @@ export type RoundState = {
   readonly members: Readonly<Record<string, RoundMember>>;
   /** Accepted, in order of arrival. */
   readonly partials: readonly RoundPartial[];
-  /** Sum of their samples, never past `totalMax`. */
+  /** Sum of their samples; past `totalMax` only with the last one of a round that buffers. */
   readonly samples: number;
   /** Received in time, but past `totalMax`: they expire when the round closes. */
   readonly overflow: readonly RoundPartial[];
-  /** Contributions kept from before that the round's model would hold. */
-  readonly pooled: number;
+  /** What is kept from before for the model of a round that buffers. */
+  readonly pooled: Pooled;
+  /** Whether no more can be kept: a round that buffers makes its model of what there is. */
+  readonly full: boolean;
   readonly closed?: Outcome;
+};
+
+export type Pooled = {
+  /** Contributions that the round's model would hold. */
+  readonly contributors: number;
+  /** Samples of all that is on the round's own base. */
+  readonly samples: number;
 };
 
 export type RoundEvent =
@@ -80,7 +93,9 @@ export type RoundEvent =
   /** The gateway attached as another incarnation than the one that the round opened with. */
   | { readonly kind: "gone"; readonly gateway: string; readonly nowMs: number }
   /** What is kept for the round's model has changed. */
-  | { readonly kind: "pooled"; readonly contributors: number; readonly nowMs: number }
+  | ({ readonly kind: "pooled"; readonly nowMs: number } & Pooled)
+  /** The session keeps as much as it may. */
+  | { readonly kind: "full"; readonly nowMs: number }
   | { readonly kind: "tick"; readonly nowMs: number }
   | { readonly kind: "stop"; readonly nowMs: number };
 
@@ -123,7 +138,8 @@ export function openRound(
     partials: [],
     samples: 0,
     overflow: [],
-    pooled: 0,
+    pooled: { contributors: 0, samples: 0 },
+    full: false,
   };
 }
 
@@ -162,7 +178,12 @@ export function stepRound(state: RoundState, event: RoundEvent): RoundStep {
     case "detached":
       return settle(link(state, event.gateway, event.nowMs), event.nowMs);
     case "pooled":
-      return settle({ ...state, pooled: event.contributors }, event.nowMs);
+      return settle(
+        { ...state, pooled: { contributors: event.contributors, samples: event.samples } },
+        event.nowMs,
+      );
+    case "full":
+      return settle({ ...state, full: true }, event.nowMs);
     case "tick":
       return settle(state, event.nowMs);
     case "stop":
@@ -184,7 +205,9 @@ function hold(state: RoundState, partial: RoundPartial): RoundState {
   const { more = false } = partial;
   const delivered = more ? state : standing(state, partial.gateway, "delivered");
   const samples = state.samples + partial.samples;
-  return samples > state.rules.totalMax
+  const { totalMax, bufferMin } = state.rules;
+  // What a buffer has no room for waits for the model after, unless it fits into none.
+  return (bufferMin === undefined ? samples : partial.samples) > totalMax
     ? { ...delivered, overflow: [...state.overflow, partial] }
     : { ...delivered, partials: [...state.partials, partial], samples };
 }
@@ -219,7 +242,9 @@ function settle(state: RoundState, nowMs: number): RoundStep {
 
 function settleBuffer(state: RoundState, bufferMin: number, nowMs: number): RoundStep {
   const held = state.partials.reduce((sum, partial) => sum + partial.contributors, 0);
-  if (state.pooled + held >= bufferMin) return close(state, "committed", []);
+  const pooled = state.pooled.contributors + held;
+  const full = state.full || state.pooled.samples + state.samples > state.rules.totalMax;
+  if (pooled >= bufferMin || (full && pooled > 0)) return close(state, "committed", []);
   const dueAtMs = Math.min(state.deadlineAtMs, held > 0 ? absentAtMs(state) : state.deadlineAtMs);
   const waiting = waitingMembers(state).length > 0;
   if (waiting && nowMs < dueAtMs) return { state, effects: [{ kind: "wake", atMs: dueAtMs }] };
@@ -262,7 +287,7 @@ function close(state: RoundState, outcome: Outcome, quorum: Iterable<string>): R
   const expired: Expiry[] = [];
   const keeps = outcome === "short" || (outcome === "failed" && state.rules.keepsFailed);
   for (const { identity } of state.overflow)
-    if (keeps) kept.push(identity);
+    if (keeps && state.rules.bufferMin === undefined) kept.push(identity);
     else expired.push({ identity, rule: outcome === "stopped" ? "stopped" : "total-overflow" });
   for (const partial of state.partials) {
     const { identity } = partial;

@@ -5,9 +5,9 @@ import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import { refuse } from "@tributary/proto/wire/verdict.js";
 import type { SessionActor } from "./actor.js";
 import { createDiskWait } from "./disk-wait.js";
-import type { LatePartials } from "./late-partials.js";
+import { hasRoom, type LatePartials } from "./late-partials.js";
 import { limits } from "./limits.js";
-import { modelPublished, roundOpened } from "./links.js";
+import { modelPublished, roundOpened, sessionOver } from "./links.js";
 import type { LiveRound } from "./live-round.js";
 import { createMailbox } from "./mailbox.js";
 import { createOptimizerFiles } from "./optimizer-files.js";
@@ -22,6 +22,7 @@ import {
   recallRound,
   reportClosed,
   reportOpened,
+  reportResumed,
   roundTimes,
   tellMembers,
 } from "./round-opening.js";
@@ -127,7 +128,10 @@ export function createSessionActor(
     const before = machine.phase.kind;
     machine = step.state;
     progress = progressOf(machine);
-    if (machine.phase.kind !== before) reportPhase(events, session, machine);
+    if (machine.phase.kind !== before) {
+      reportPhase(events, session, machine);
+      if (endedBy(machine)) links.broadcast(sessionOver(session));
+    }
     for (const effect of step.effects) await perform(effect);
   };
   const saveStep = async (step: SessionStep): Promise<void> => {
@@ -187,12 +191,19 @@ export function createSessionActor(
     for (const gateway of gone) await replaced(gateway);
     if (live === begins) await tick();
   };
+  const buffers = () => live?.row.task === "train" && params.aggregation.kind === "buffered";
   /** Tells a round that buffers what is kept for its model. */
   const pooled = async () => {
-    if (live?.row.task !== "train" || params.aggregation.kind !== "buffered") return;
+    if (live === undefined || !buffers()) return;
     await surely(() => late.renew());
-    const contributors = await surely(() => pooledFor(world, params, machine.head, late.list()));
-    await follow(live.step({ kind: "pooled", contributors, nowMs: clock.monotonicMs() }));
+    const kept = await surely(() => pooledFor(world, params, machine.head, late.list()));
+    await follow(live.step({ kind: "pooled", ...kept, nowMs: clock.monotonicMs() }));
+    await filled();
+  };
+  /** Tells a round that buffers when no more can be kept than what it has. */
+  const filled = async (full = !hasRoom(late.list(), [...(live?.all() ?? []), { bytes: 0 }])) => {
+    if (live === undefined || !full || !buffers()) return;
+    await follow(live.step({ kind: "full", nowMs: clock.monotonicMs() }));
   };
   /** A gateway is another incarnation than the open round's: what that had of it is not to come. */
   const replaced = async (gateway: string) => {
@@ -208,14 +219,7 @@ export function createSessionActor(
     const taken = await recallRound(world, params, opened);
     live = taken;
     left = undefined;
-    events({
-      level: "info",
-      name: "round-resumed",
-      session,
-      round: opened.id,
-      partials: taken.state.partials.length,
-      remainingMs: Math.round(taken.times.deadlineAtMs - clock.monotonicMs()),
-    });
+    reportResumed(world, taken);
     await begun(taken);
   };
   /** Ends a round that was left open and is not to go on. */
@@ -333,9 +337,10 @@ export function createSessionActor(
           const taken = await takePartial(reception, announcement, partial, bytes);
           // The sender need not wait for the merge that its Partial may set off.
           resolve(taken);
-          if (!taken.ok) return;
-          if (taken.step !== undefined) await follow(taken.step).catch(breakDown);
-          if (taken.kept === true) await pooled().catch(breakDown);
+          if (!taken.ok && taken.code !== "storage-full") return;
+          if (taken.ok && taken.step !== undefined) await follow(taken.step).catch(breakDown);
+          if (taken.ok && taken.kept === true) await pooled().catch(breakDown);
+          else await filled(taken.ok ? undefined : true).catch(breakDown);
         });
         if (job === undefined) resolve(refuse("busy", `${session} has a backlog`));
         else job.catch(reject);

@@ -28,7 +28,11 @@ import { encodedSum, modelBytes, sumOf } from "./testing/rounds.js";
 
 const store: Store = memoryStore();
 let runs = 0;
-type AggregationInput = Parameters<typeof aggregationSchema.parse>[0];
+type Rules = {
+  readonly aggregation: Parameters<typeof aggregationSchema.parse>[0];
+  readonly nMax?: number;
+  readonly totalMax?: number;
+};
 const kernel = loadKernel();
 
 const gatewayIds = ["g1", "g2", "g3"] as const;
@@ -99,7 +103,7 @@ function mortal<T extends object>(part: T, life: { calls: number }): T {
   });
 }
 
-async function simulate(session: string, aggregation: AggregationInput) {
+async function simulate(session: string, { aggregation, ...sizes }: Rules) {
   const clock = createManualClock(1_000_000);
   const disk = memoryDisk({ random: seededRandom(runs) });
   const offers: Record<GatewayId, Map<string, ReturnType<typeof readPlan>>> = {
@@ -264,6 +268,7 @@ async function simulate(session: string, aggregation: AggregationInput) {
       absentGraceMs: 100,
       failedRoundsMax: 1_000,
       aggregation: aggregationSchema.parse(aggregation),
+      ...sizes,
     });
     assert.ok((await world.sessions.sessions.start(params)).ok);
   };
@@ -396,20 +401,27 @@ function sumOfRows(rows: readonly { readonly samples: number; readonly gateway: 
   return new Uint8Array(new BigInt64Array(3).fill(total).buffer);
 }
 
-const rules: Record<string, AggregationInput> = {
-  sync: { kind: "sync", maxStaleness: 1 },
-  buffered: { kind: "buffered", contributors: 4, maxStaleness: 1 },
-  "site-memory": { kind: "site-memory", halfLife: 0.4, populations: { g1: 3 } },
+const rules: Record<string, Rules> = {
+  sync: { aggregation: { kind: "sync", maxStaleness: 1 } },
+  buffered: { aggregation: { kind: "buffered", contributors: 4, maxStaleness: 1 } },
+  "buffered, K that does not fit": {
+    aggregation: { kind: "buffered", contributors: 6, maxStaleness: 1 },
+    nMax: 3,
+    totalMax: 6,
+  },
+  "site-memory": {
+    aggregation: { kind: "site-memory", halfLife: 0.4, populations: { g1: 3 } },
+  },
 };
 
-for (const [name, aggregation] of Object.entries(rules))
+for (const [name, of] of Object.entries(rules))
   test(`whatever happens in whatever order, each contribution is in one model or one expiry: ${name}`, async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(operation, { minLength: 30, maxLength: 80, size: "max" }),
         async (operations) => {
           const session = `sim${++runs}`;
-          const simulation = await simulate(session, aggregation);
+          const simulation = await simulate(session, of);
           await simulation.start();
           for (const id of gatewayIds) await simulation.attach(id);
           await settle();
