@@ -34,6 +34,10 @@ export function roundClosed(round: string, outcome: string): AttachResponse {
   return { message: { $case: "roundClosed", value: { round, outcome } } };
 }
 
+export function sessionOver(session: string): AttachResponse {
+  return { message: { $case: "sessionOver", value: { session } } };
+}
+
 export function modelPublished(session: string, { manifest, layout }: PlanBase): AttachResponse {
   return {
     message: {

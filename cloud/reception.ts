@@ -5,15 +5,14 @@ import {
 } from "@tributary/proto/algebra/partial.js";
 import { identityText, type PartialIdentity } from "@tributary/proto/tier/identity.js";
 import type { Announcement, PartialReceipt, Settled } from "@tributary/proto/tier/inbox.js";
-import { numberedId, splitNumberedId } from "@tributary/proto/wire/ids.js";
+import { cloudRound, numberedId, siteRoundId } from "@tributary/proto/wire/ids.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { admitPartial } from "./admission.js";
 import { type HeldPartial, heldFrom } from "./held-partial.js";
-import type { LatePartials } from "./late-partials.js";
-import { limits } from "./limits.js";
+import { hasRoom, type LatePartials } from "./late-partials.js";
 import type { LiveRound, Others } from "./live-round.js";
 import type { RoundStep } from "./round.js";
-import { type Ending, partialRows } from "./round-end.js";
+import { contributionKeyOf, type Ending, partialRows } from "./round-end.js";
 import { readPlan } from "./round-plan.js";
 import { siteOfPartial } from "./round-pool.js";
 import type { Tally } from "./session-record.js";
@@ -80,7 +79,9 @@ export async function takePartial(
   const arrived = heldFrom(announcement, partial, world.clock.nowMs());
   const held = reception.bySite ? { ...arrived, site: siteOfPartial(world, arrived) } : arrived;
   const { round } = announcement;
-  if (live?.row.id !== round || live.state.closed !== undefined)
+  // A further stretch of site rounds is late for its own round; it may ride along with what is not.
+  const isOfRound = partial.contributors.some((contributor) => contributor.round === round);
+  if (live?.row.id !== round || live.state.closed !== undefined || !isOfRound)
     return takeLate(reception, announcement, partial, held, bytes);
   const others = await otherRounds(
     reception,
@@ -142,10 +143,7 @@ async function takeLate(
   const ending = lateEnding(reception, known);
   const kept = ending.fate.outcome === "kept";
   if (kept) {
-    if (
-      late.list().length >= limits.latePartials ||
-      late.bytes() + held.bytes > limits.latePartialBytes
-    )
+    if (!hasRoom(late.list(), [held]))
       return refuse("storage-full", `${session} keeps as many late Partials as it may`);
     await late.write(held, bytes);
   }
@@ -199,10 +197,12 @@ async function otherRounds(
   const rosters = new Map<string, ReadonlySet<string>>();
   let task = of;
   for (const id of rounds) {
-    const row = await store.wholeRound(id);
+    const row = await store.wholeRound(cloudRound(id));
     if (row === undefined) return refuse("unknown-round", `no round ${id}`);
     // Its end is still to be decided, and its journal may hold this Partial: nothing may be recorded.
-    if (row.state === "open")
+    // A further stretch is no part of it: the session that runs knows what it has of that.
+    const isApart = id !== row.id && live?.row.id === row.id && live.state.closed === undefined;
+    if (row.state === "open" && !isApart)
       return refuse("busy", `${id} is open, and its session does not run; send it again later`);
     if (row.base !== partial.base)
       return refuse("base-mismatch", `${id} starts from ${row.base}, not ${partial.base}`);
@@ -214,11 +214,12 @@ async function otherRounds(
   if (rounds.length === 0) return { ok: true, rosters, counted: new Set() };
   const keys = partial.contributors
     .filter(({ round }) => rosters.has(round))
-    .map(({ round, device }) => ({ round: splitNumberedId(round)?.number ?? 0, device }));
+    .map(contributionKeyOf);
   const known = await store.knownContributions(session, keys);
-  const counted = known.map(({ round, device }) =>
-    contributionKey({ round: numberedId(session, round), device }),
-  );
+  const counted = known.map(({ round, stretch, device }) => {
+    const id = numberedId(session, round);
+    return contributionKey({ round: stretch === 0 ? id : siteRoundId(id, stretch), device });
+  });
   // An open round's journal holds contributions to earlier rounds, too, which are not in the store yet.
   const journaled = [live, left].flatMap((open) => [...(open?.counted ?? [])]);
   return { ok: true, rosters, counted: new Set([...counted, ...journaled]) };

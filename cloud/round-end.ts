@@ -1,3 +1,4 @@
+import type { Contributor } from "@tributary/proto/algebra/partial.js";
 import { identityText } from "@tributary/proto/tier/identity.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import type { HeldPartial } from "./held-partial.js";
@@ -45,8 +46,7 @@ export function partialRows(
     },
     contributions: contributors.map((contributor) => ({
       session,
-      round: split(contributor.round).number,
-      device: contributor.device,
+      ...contributionKeyOf(contributor),
       gateway: identity.gateway,
       samples: contributor.samples,
       updates: contributor.updates,
@@ -58,7 +58,15 @@ export function partialRows(
 }
 
 export function contributionKeys({ contributors }: HeldPartial): ContributionKey[] {
-  return contributors.map(({ round, device }) => ({ round: split(round).number, device }));
+  return contributors.map(contributionKeyOf);
+}
+
+export function contributionKeyOf({
+  round,
+  device,
+}: Pick<Contributor, "round" | "device">): ContributionKey {
+  const { number, site = 0 } = split(round);
+  return { round: number, stretch: site, device };
 }
 
 function split(round: string) {

@@ -13,7 +13,7 @@ import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdic
 import type { SessionActor } from "./actor.js";
 import { openLatePartials, sweepLatePartials } from "./late-partials.js";
 import { limits } from "./limits.js";
-import { modelPublished, roundClosed } from "./links.js";
+import { modelPublished, roundClosed, sessionOver } from "./links.js";
 import type { SessionParams } from "./params.js";
 import { JOURNAL_FOLDER, roundOfJournal } from "./round-journal.js";
 import { makePlan } from "./round-plan.js";
@@ -214,10 +214,14 @@ function membersOf(
     async attached(gateway, rounds) {
       each((actor) => actor.linkChanged(gateway, true));
       const messages: AttachResponse[] = [];
+      const over = new Set<string>();
       for (const round of rounds) {
         const row = splitNumberedId(round) && (await store.round(round));
         if (row && row.state !== "open") messages.push(roundClosed(round, row.state));
+        const state = row && actors.get(row.session)?.view().state;
+        if (row && (state === "finished" || state === "stopped")) over.add(row.session);
       }
+      for (const session of over) messages.push(sessionOver(session));
       const newest = [...actors.values()]
         .map((actor) => ({ actor, view: actor.view() }))
         .sort((x, y) => y.view.startedAtMs - x.view.startedAtMs)

@@ -7,7 +7,13 @@ import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
 import { sendFile } from "./file.js";
 import type { Api, ApiPorts } from "./ports.js";
 import { type ProblemCode, problem, problemResponses, sendProblem } from "./problem.js";
-import { contributionSchema, modelSchema, modelStateSchema, sessionSchema } from "./schemas.js";
+import {
+  contributionKeySchema,
+  contributionSchema,
+  modelSchema,
+  modelStateSchema,
+  sessionSchema,
+} from "./schemas.js";
 import { answerWith } from "./sessions.js";
 
 const params = z.object({ id: modelIdSchema });
@@ -77,9 +83,7 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
         tags: ["models"],
         summary: "The contributions that a model is the first to hold, by round and device",
         params,
-        querystring: z.strictObject(
-          pageQuery(z.tuple([z.number().int().min(0), z.string().max(64)])),
-        ),
+        querystring: z.strictObject(pageQuery(contributionKeySchema)),
         response: { 200: sliceSchema(contributionSchema), ...problemResponses },
       },
     },

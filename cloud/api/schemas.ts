@@ -88,9 +88,18 @@ export const roundSchema = z.object({
 
 export const outcomeSchema = z.enum(["model", "expired", "kept"]);
 
+/** Of a page of contributions. */
+export const contributionKeySchema = z.tuple([
+  z.number().int().min(0),
+  z.number().int().min(0),
+  z.string().max(64),
+]);
+
 export const contributionSchema = z.object({
   session: z.string(),
   round: z.number(),
+  /** 0, or the site round with which a later stretch of site rounds began. */
+  stretch: z.number(),
   device: z.string(),
   gateway: z.string(),
   samples: z.number(),

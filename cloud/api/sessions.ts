@@ -8,6 +8,7 @@ import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
 import type { Api, ApiPorts } from "./ports.js";
 import { problem, problemResponses, sendProblem } from "./problem.js";
 import {
+  contributionKeySchema,
   contributionSchema,
   evaluationSchema,
   outcomeSchema,
@@ -17,7 +18,6 @@ import {
 
 const params = z.object({ id: idSchema });
 const round = z.coerce.number().int().min(1).max(999_999_999);
-const contributionKey = z.tuple([z.number().int().min(0), z.string().max(64)]);
 
 export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
   api.post(
@@ -125,7 +125,7 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
         querystring: z.strictObject({
           round: round.optional(),
           outcome: outcomeSchema.optional(),
-          ...pageQuery(contributionKey),
+          ...pageQuery(contributionKeySchema),
         }),
         response: { 200: sliceSchema(contributionSchema), ...problemResponses },
       },

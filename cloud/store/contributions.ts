@@ -45,10 +45,10 @@ export function contributionQueries({ read, write }: Sql): ContributionQueries {
     },
     async knownContributions(session, keys) {
       const rows = await read(
-        `SELECT c.round, c.device FROM contributions c
-         JOIN jsonb_to_recordset($2::jsonb) AS s(round integer, device text)
-           ON c.round = s.round AND c.device = s.device
-         WHERE c.session = $1 ORDER BY c.round, c.device`,
+        `SELECT c.round, c.stretch, c.device FROM contributions c
+         JOIN jsonb_to_recordset($2::jsonb) AS s(round integer, stretch integer, device text)
+           ON c.round = s.round AND c.stretch = s.stretch AND c.device = s.device
+         WHERE c.session = $1 ORDER BY c.round, c.stretch, c.device`,
         [session, toJson(keys)],
       );
       return rows.map(fromRow<ContributionKey>);
@@ -58,20 +58,22 @@ export function contributionQueries({ read, write }: Sql): ContributionQueries {
         `SELECT ${columns} FROM contributions
          WHERE session = $1 AND ($2::integer IS NULL OR round = $2)
            AND ($3::text IS NULL OR outcome = $3)
-           AND ($4::integer IS NULL OR (round, device) > ($4, $5::text))
-           AND ($6::text IS NULL OR model = $6)
-         ORDER BY round, device LIMIT $7`,
+           AND ($4::integer IS NULL OR (round, stretch, device) > ($4, $5::integer, $6::text))
+           AND ($7::text IS NULL OR model = $7)
+         ORDER BY round, stretch, device LIMIT $8`,
         [
           session,
           round ?? null,
           outcome ?? null,
           after?.[0] ?? null,
           after?.[1] ?? null,
+          after?.[2] ?? null,
           model ?? null,
           askFor(limit),
         ],
       );
-      const keyOf = ({ round, device }: ContributionRow) => [round, device] as const;
+      const keyOf = ({ round, stretch, device }: ContributionRow) =>
+        [round, stretch, device] as const;
       return sliceOf(rows.map(fromRow<ContributionRow>), limit, keyOf, (row) => row);
     },
   };

@@ -167,6 +167,11 @@ const migrations: readonly (readonly string[])[] = [
       at_ms bigint NOT NULL,
       PRIMARY KEY (gateway, class, incarnation))`,
   ],
+  [
+    "ALTER TABLE contributions ADD COLUMN stretch integer NOT NULL DEFAULT 0",
+    "ALTER TABLE contributions DROP CONSTRAINT contributions_pkey",
+    "ALTER TABLE contributions ADD PRIMARY KEY (session, round, stretch, device)",
+  ],
 ];
 
 /** The schema that this build writes. */

@@ -123,6 +123,11 @@ export type ContributionOutcome = "model" | "expired" | "kept";
 export type ContributionRow = {
   readonly session: string;
   readonly round: number;
+  /**
+   * 0, or the site round with which a later stretch of site rounds began: what a site gathered on
+   * after it had handed over its part of the round.
+   */
+  readonly stretch: number;
   readonly device: string;
   readonly gateway: string;
   readonly samples: number;

@@ -38,9 +38,10 @@ export async function settlePartials(
   );
   const decided = await query(
     `UPDATE contributions c SET outcome = s.outcome, rule = s.rule, model = s.model
-     FROM jsonb_to_recordset($2::jsonb) AS s(round integer, device text, outcome text, rule text,
-       model text)
-     WHERE c.session = $1 AND c.round = s.round AND c.device = s.device AND c.outcome = 'kept'
+     FROM jsonb_to_recordset($2::jsonb) AS s(round integer, stretch integer, device text,
+       outcome text, rule text, model text)
+     WHERE c.session = $1 AND c.round = s.round AND c.stretch = s.stretch AND c.device = s.device
+       AND c.outcome = 'kept'
      RETURNING 1`,
     [session, toJson(contributions)],
   );

@@ -90,6 +90,7 @@ const openRound = (session: string, number: number): OpenRound => ({
 const contribution = (session: string, round: number, device: string): ContributionRow => ({
   session,
   round,
+  stretch: 0,
   device,
   gateway: "g1",
   samples: 2 ** 40,
@@ -327,16 +328,53 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       assert.deepEqual([merged, expired], [1, 0]);
       assert.deepEqual(await store.partial(partial), partial);
       assert.deepEqual(await store.retainedPartials("late"), [partial]);
-      const keys = ["d1", "d3", "d4"].map((device) => ({ round: 1, device }));
+      const keys = ["d1", "d3", "d4"].map((device) => ({ round: 1, stretch: 0, device }));
       assert.deepEqual(await store.knownContributions("late", keys), keys.slice(0, 2));
-      const asked = { round: 1, device: "d1" };
+      const asked = { round: 1, stretch: 0, device: "d1" };
       assert.deepEqual(await store.knownContributions("late", [{ ...asked, round: 2 }]), []);
       assert.deepEqual(await store.knownContributions("other", [asked]), []);
     });
 
+    test("a device contributes to a round once in each stretch of its site rounds", async () => {
+      const { partial, kept } = await keepLate("apart", ["d1", "d2"].slice(1));
+      const later = [2, 10].map((stretch) => ({
+        ...(kept[0] as ContributionRow),
+        stretch,
+        device: "d1",
+      }));
+      await store.recordPartial({ ...partial, sequence: 3 }, later);
+      const again = { ...partial, sequence: 4 };
+      await assert.rejects(store.recordPartial(again, later), failsWith("store-conflict"));
+      const filter = { session: "apart" };
+      const all = [contribution("apart", 1, "d1"), ...kept, ...later];
+      const first = await store.listContributions(filter, { limit: 2 });
+      assert.deepEqual(first.items, all.slice(0, 2));
+      assert.deepEqual(first.next, [1, 0, "d2"]);
+      const rest = await store.listContributions(filter, { limit: 9, after: first.next });
+      assert.deepEqual(rest.items, all.slice(2));
+      const keys = [0, 2, 3, 10].map((stretch) => ({ round: 1, stretch, device: "d1" }));
+      const known = await store.knownContributions("apart", keys);
+      assert.deepEqual(
+        known.map(({ stretch }) => stretch),
+        [0, 2, 10],
+      );
+      const fate = { outcome: "expired", rule: "max-staleness" } as const;
+      const { gateway, incarnation } = partial;
+      const identity = { gateway, incarnation, sequence: 3, retained: false, fate };
+      const contributions = later.map(({ round, stretch, device }) => ({ round, stretch, device }));
+      const settled = [{ ...identity, contributions }];
+      await store.saveProgress("apart", progress("apart", 2), 9, settled);
+      const { items } = await store.listContributions(filter, { limit: 9 });
+      assert.deepEqual(
+        items.map(({ outcome }) => outcome),
+        ["model", "kept", "expired", "expired"],
+      );
+      assert.equal((await store.round("apart.1"))?.expired, 2);
+    });
+
     test("what was kept ends once: in a model that another round makes, or expired", async () => {
       const { partial, kept } = await keepLate("settle", ["d2"]);
-      const contributions = kept.map(({ round, device }) => ({ round, device }));
+      const contributions = kept.map(({ round, stretch, device }) => ({ round, stretch, device }));
       const { gateway, incarnation, sequence } = partial;
       const identity = { gateway, incarnation, sequence };
       await store.openRound(openRound("settle", 2));
@@ -359,7 +397,7 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
 
     test("an outcome that is decided is not decided again, and undoes all around it", async () => {
       const { partial, kept } = await keepLate("once", ["d2"]);
-      const contributions = kept.map(({ round, device }) => ({ round, device }));
+      const contributions = kept.map(({ round, stretch, device }) => ({ round, stretch, device }));
       const fate = { outcome: "expired", rule: "max-staleness" } as const;
       const expiry = { ...partial, fate, retained: false, contributions };
       await store.saveProgress("once", progress("once", 2), 9, [expiry]);
@@ -420,7 +458,7 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
         await store.endRound(roundEnd("pages", number, ["b", "B", "a"]));
       }
       const seen: string[] = [];
-      let after: readonly [number, string] | undefined;
+      let after: readonly [number, number, string] | undefined;
       do {
         const slice = await store.listContributions({ session: "pages" }, { after, limit: 2 });
         seen.push(...slice.items.map(({ round, device }) => `${round}${device}`));

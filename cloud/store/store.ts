@@ -53,7 +53,11 @@ export type Settlement = PartialIdentity & {
   readonly contributions: readonly ContributionKey[];
 };
 
-export type ContributionKey = { readonly round: number; readonly device: string };
+export type ContributionKey = {
+  readonly round: number;
+  readonly stretch: number;
+  readonly device: string;
+};
 
 /** What a gateway noted while it could not send it, oldest first; unreadable entries left out. */
 export type TelemetryBatch = {
@@ -155,8 +159,8 @@ export type Store = {
   /** Contributions of a session by round and device. */
   listContributions(
     filter: ContributionFilter,
-    page: Page<readonly [number, string]>,
-  ): Promise<Slice<ContributionRow, readonly [number, string]>>;
+    page: Page<readonly [number, number, string]>,
+  ): Promise<Slice<ContributionRow, readonly [number, number, string]>>;
 
   evaluations(session: string, page: Page<number>): Promise<Slice<EvaluationRow, number>>;
   /** The newest evaluation of a model. */

@@ -66,6 +66,7 @@ export const tables = {
   contributions: {
     session: text,
     round: integer,
+    stretch: integer,
     device: text,
     gateway: text,
     samples: bigint,

@@ -57,6 +57,7 @@ export async function seed(store: Store): Promise<void> {
         gateway: "g1",
         samples: 5,
         updates: 1,
+        stretch: 0,
         outcome: "model",
         rule: null,
         model: round,

@@ -9,6 +9,7 @@ import {
   ReducerServiceClient,
   type RoundOpened,
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { cloudRound } from "@tributary/proto/wire/ids.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { readPlan } from "../round-plan.js";
 import { encodedSum, sumOf } from "./rounds.js";
@@ -111,7 +112,7 @@ export async function attachGateway(
   const deliver: TestGateway["deliver"] = (sum, sequence) => {
     const { bytes, digest } = encodedSum(sum);
     const partialId = { gateway: id, incarnation, sequence: BigInt(sequence) };
-    return deliverBytes(client, partialId, roundsOf(sum).at(-1) ?? "", bytes, digest);
+    return deliverBytes(client, partialId, cloudRound(roundsOf(sum).at(-1) ?? ""), bytes, digest);
   };
   return {
     id,

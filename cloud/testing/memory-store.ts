@@ -17,6 +17,7 @@ import type {
 } from "../store/rows.js";
 import { askFor, sliceOf } from "../store/slice.js";
 import type {
+  ContributionKey,
   ModelDecision,
   Page,
   RoundEnd,
@@ -318,8 +319,8 @@ function partialsIn(tables: MemoryTables, durable: Durably, rounds: MemoryTable<
     async knownContributions(session, keys) {
       return keys
         .filter((key) => contributions.get(contributionKey({ session, ...key })) !== undefined)
-        .map(({ round, device }) => ({ round, device }))
-        .sort((a, b) => a.round - b.round || (a.device < b.device ? -1 : 1));
+        .map(({ round, stretch, device }) => ({ round, stretch, device }))
+        .sort(byContribution);
     },
     async listContributions({ session, round, model, outcome }, { after, limit }) {
       const rows = contributions.where(
@@ -329,18 +330,22 @@ function partialsIn(tables: MemoryTables, durable: Durably, rounds: MemoryTable<
           (model === undefined || row.model === model) &&
           (outcome === undefined || row.outcome === outcome) &&
           (after === undefined ||
-            row.round > after[0] ||
-            (row.round === after[0] && row.device > after[1])),
+            byContribution(row, { round: after[0], stretch: after[1], device: after[2] }) > 0),
       );
-      rows.sort((a, b) => a.round - b.round || (a.device < b.device ? -1 : 1));
-      return page(rows, limit, (row) => [row.round, row.device] as const, self);
+      rows.sort(byContribution);
+      return page(rows, limit, (row) => [row.round, row.stretch, row.device] as const, self);
     },
   };
   return { queries, update: { insert, settle } };
 }
 
-function contributionKey(of: Pick<ContributionRow, "session" | "round" | "device">): string {
-  return `${of.session} ${of.round} ${of.device}`;
+function contributionKey(of: ContributionKey & Pick<ContributionRow, "session">): string {
+  return `${of.session} ${of.round} ${of.stretch} ${of.device}`;
+}
+
+function byContribution(a: ContributionKey, b: ContributionKey): number {
+  const byStretch = a.round - b.round || a.stretch - b.stretch;
+  return byStretch || (a.device === b.device ? 0 : a.device < b.device ? -1 : 1);
 }
 
 function partialKey({ gateway, incarnation, sequence }: PartialIdentity): string {

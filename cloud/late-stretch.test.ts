@@ -1,0 +1,102 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
+import type { Plan } from "@tributary/proto/wire/plan.js";
+import {
+  importInitialModel,
+  paramsOf,
+  startCloud,
+  type TestCloud,
+  temporaryDir,
+} from "./testing/cloud.js";
+import { attachGateway, type TestGateway } from "./testing/gateway.js";
+import { sumOf } from "./testing/rounds.js";
+
+let dir: Awaited<ReturnType<typeof temporaryDir>>;
+let cloud: TestCloud;
+before(async () => {
+  dir = await temporaryDir();
+  cloud = await startCloud(dir.dir);
+  await importInitialModel(cloud);
+});
+after(async () => {
+  await cloud.close();
+  await dir.remove();
+});
+
+async function gatewayWith(id: string, device: string): Promise<TestGateway> {
+  const gateway = await attachGateway(cloud.grpcPort, { id });
+  gateway.devices(device);
+  await cloud.event((e) => e.name === "devices-changed" && e.gateway === id);
+  return gateway;
+}
+
+/** One sample of each contribution, by its round. */
+function sumOfRounds(plan: Plan, site: string, device: string, rounds: readonly string[]): Sum {
+  const sums = rounds.map((round) => sumOf({ ...plan, round }, { [device]: 1 }, { site }));
+  const [first] = sums as [Sum, ...Sum[]];
+  return {
+    ...first,
+    weight: BigInt(sums.length),
+    contributors: sums.flatMap(({ contributors }) => contributors),
+    sum: first.sum.map((value) => value * BigInt(sums.length)),
+  };
+}
+
+const aggregations = {
+  sync: { kind: "sync", staleness: { kind: "constant" }, maxStaleness: 20 },
+  buffered: {
+    kind: "buffered",
+    contributors: 4,
+    staleness: { kind: "constant" },
+    maxStaleness: 20,
+  },
+} as const;
+
+for (const [kind, aggregation] of Object.entries(aggregations)) {
+  test(`a further stretch of the open round is late for it, and counted once: ${kind}`, async () => {
+    const name = `st-${kind}`;
+    const [one, two] = [
+      await gatewayWith(`${kind}-1`, `${kind}-a`),
+      await gatewayWith(`${kind}-2`, `${kind}-b`),
+    ];
+    const params = { name, rounds: 1, devicesMin: 2, aggregation, offlineSiteRounds: 9 };
+    const started = await cloud.sessions.start(paramsOf({ ...params, saturate: true }));
+    assert.ok(started.ok, JSON.stringify(started));
+    const { plan } = await one.round();
+    const second = await two.round();
+    const ofOne = (...rounds: string[]) => sumOfRounds(plan, `${kind}-1`, `${kind}-a`, rounds);
+
+    const kept = await one.deliver(ofOne(`${name}.1.4`), 1);
+    assert.equal(kept.receipt?.outcome, "kept");
+    const strange = await two.deliver(sumOfRounds(plan, `${kind}-2`, "no-one", [`${name}.1.2`]), 1);
+    assert.equal(strange.refusal?.code, "not-in-roster");
+    const again = await one.deliver(ofOne(`${name}.1.4`, `${name}.1.6`), 2);
+    assert.match(again.refusal?.message ?? "", /\.1\.4\//);
+    // With the round's own contributions it counts in the round.
+    const both = await one.deliver(ofOne(`${name}.1`, `${name}.1.7`), 3);
+    assert.equal(both.receipt?.outcome, "merged");
+    const twice = await one.deliver(ofOne(`${name}.1.7`), 4);
+    assert.equal(twice.refusal?.code, "overlap");
+    await two.contribute(second, 2);
+    await cloud.event((e) => e.name === "session-finished" && e.session === name);
+    for (const gateway of [one, two])
+      assert.deepEqual(await gateway.next("sessionOver"), { session: name });
+
+    const { items } = await cloud.store.listContributions({ session: name }, { limit: 10 });
+    assert.deepEqual(
+      items.map(({ stretch, device, model }) => `${stretch} ${device} ${model}`),
+      [
+        `0 ${kind}-a ${name}.1`,
+        `0 ${kind}-b ${name}.1`,
+        `4 ${kind}-a ${name}.1`,
+        `7 ${kind}-a ${name}.1`,
+      ],
+    );
+    assert.equal((await cloud.store.round(`${name}.1`))?.merged, 4);
+    // After the session's end nothing waits for a model.
+    const late = await one.deliver(ofOne(`${name}.1.9`), 5);
+    assert.equal(late.receipt?.rule, "session-ended");
+    for (const gateway of [one, two]) gateway.close();
+  });
+}
