@@ -60,9 +60,24 @@ async function bench(): Promise<{ holdings: Holdings; place: ReturnType<typeof r
   const holdings = createHoldings();
   const place = rack("g1");
   holdings.named("one", place.now);
-  holdings.receipted(place.now, "s.1.2", "d1");
+  holdings.receipted(place.now, "s.1", "d1");
   await keep(place.now, "s.1", "d1");
   return { holdings, place };
+}
+
+/** One that ran three site rounds, and has handed over what the first two, or all, came to. */
+async function siteBench(newest: number) {
+  const holdings = createHoldings();
+  const place = rack("g1");
+  const above = rack("g2");
+  holdings.named("one", place.now);
+  for (const k of [1, 2, 3]) holdings.receipted(place.now, `s.1.${k}`, "d1");
+  holdings.composed(place.now, "s.1", 1, newest);
+  await keep(place.now, "s.1", "d1");
+  await holdings.overheard(serviceThat(receipt), above.now).openPartial(opening);
+  await noted();
+  const lost = () => [1, 2, 3].map((k) => holdings.lost(`s.1.${k}`, "d1"));
+  return { place, above, lost };
 }
 
 describe("who answers for a contribution", () => {
@@ -115,5 +130,22 @@ describe("who answers for a contribution", () => {
     await noted();
     place.replace();
     assert.equal(holdings.lost("s.1", "d1"), false);
+  });
+
+  it("is what is above for the site rounds that a Partial came of, and the gateway for later ones", async () => {
+    const { place, above, lost } = await siteBench(2);
+    assert.deepEqual(lost(), [false, false, false]);
+    place.replace();
+    assert.deepEqual(lost(), [false, false, true]);
+    above.replace();
+    assert.deepEqual(lost(), [true, true, true]);
+  });
+
+  it("is what is above for all site rounds once they are handed over", async () => {
+    const { place, above, lost } = await siteBench(3);
+    place.replace();
+    assert.deepEqual(lost(), [false, false, false]);
+    above.replace();
+    assert.deepEqual(lost(), [true, true, true]);
   });
 });

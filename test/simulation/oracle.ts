@@ -87,21 +87,50 @@ export function discountOf(
   return 1 / Math.sqrt(1 + age);
 }
 
-/** The step of groups on several bases, in the order of the bases: sum of N s mean, over sum of N. */
-export function stepOfGroups(
-  groups: readonly {
-    readonly samples: number;
-    readonly discount: number;
-    readonly mean: number[];
-  }[],
+/** c_k of a site's newest delta under site memory: p_k 2^(-age / H). */
+export function memoryShare(share: number, halfLife: number, age: number): number {
+  return share * 2 ** (-age / halfLife);
+}
+
+/** The step of sites' newest deltas, in the order of the slots: sum of c mean. */
+export function stepOfSlots(
+  slots: readonly { readonly coefficient: number; readonly mean: readonly number[] }[],
 ): number[] {
-  const total = groups.reduce((sum, { samples }) => sum + samples, 0);
-  return groups
-    .map(({ samples, discount, mean }) => {
-      const c = (samples * discount) / total;
-      return mean.map((value) => c * value);
-    })
+  return slots
+    .map(({ coefficient, mean }) => mean.map((value) => coefficient * value))
     .reduce((sum, part) => sum.map((value, i) => value + (part[i] as number)));
+}
+
+/** What a site's model is after its deltas on a base: float32(w0 + D). */
+export function siteModelOf(base: Float32Array, delta: readonly number[]): Float32Array {
+  return base.map((value, i) => value + (delta[i] as number));
+}
+
+/** S = N q of what several site rounds came to: ties to even, clamped to the range. */
+export function composedSum(
+  delta: readonly number[],
+  start: readonly number[],
+  samples: bigint,
+  grid: Grid,
+): Sum {
+  const sum = delta.map((value, i) => {
+    const scale = 2 ** (grid.fractionBits[i] as number);
+    const most = BigInt(Math.floor(grid.range * scale));
+    const q = nearestWhole((value - (start[i] as number)) * scale);
+    return samples * (q > most ? most : q < -most ? -most : q);
+  });
+  return { samples, sum };
+}
+
+/** Sums on one base, merged. */
+export function mergedSum(sums: readonly Sum[], coordinates: number): Sum {
+  const sum = new Array<bigint>(coordinates).fill(0n);
+  let samples = 0n;
+  for (const part of sums) {
+    samples += part.samples;
+    for (let i = 0; i < coordinates; i++) sum[i] = (sum[i] as bigint) + (part.sum[i] as bigint);
+  }
+  return { samples, sum };
 }
 
 /** The optimiser's state behind a model. */
@@ -118,15 +147,16 @@ export function stepOf(params: SessionParams["optimizer"], from: Master, delta: 
       const m = (from.m ?? zeros()).map((old, i) => params.momentum * old + (delta[i] as number));
       return { weights: weights.map((w, i) => w + params.learningRate * (m[i] as number)), m };
     }
-    case "fedadam": {
-      const { beta1, beta2, eta, tau } = params;
+    case "fedadam":
+    case "fedyogi":
+    case "fedadagrad": {
+      const { beta1, eta, tau } = params;
       const m = (from.m ?? zeros()).map(
         (old, i) => beta1 * old + (1 - beta1) * (delta[i] as number),
       );
-      const v = (from.v ?? weights.map(() => tau ** 2)).map((old, i) => {
-        const d = delta[i] as number;
-        return beta2 * old + (1 - beta2) * (d * d);
-      });
+      const v = (from.v ?? weights.map(() => tau ** 2)).map((old, i) =>
+        secondMomentOf(params, old, (delta[i] as number) * (delta[i] as number)),
+      );
       return {
         weights: weights.map(
           (w, i) => w + (eta * (m[i] as number)) / (Math.sqrt(v[i] as number) + tau),
@@ -135,8 +165,24 @@ export function stepOf(params: SessionParams["optimizer"], from: Master, delta: 
         v,
       };
     }
-    default:
-      throw new Error(`the simulation draws no ${params.kind}`);
+  }
+}
+
+/** v after a step whose delta squared is d2 (Reddi et al. 2021, algorithm 2). */
+function secondMomentOf(
+  params: Extract<SessionParams["optimizer"], { tau: number }>,
+  old: number,
+  d2: number,
+): number {
+  switch (params.kind) {
+    case "fedadam":
+      return params.beta2 * old + (1 - params.beta2) * d2;
+    case "fedyogi": {
+      const by = (1 - params.beta2) * d2;
+      return old > d2 ? old - by : old < d2 ? old + by : old;
+    }
+    case "fedadagrad":
+      return old + d2;
   }
 }
 

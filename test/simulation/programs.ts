@@ -135,6 +135,8 @@ export function gatewayProgram(setting: Setting, gateway: GatewaySettings): Gate
         softwareVersion,
         events(event) {
           if (event.name === "gateway-started") holdings.named(event.incarnation, hardware);
+          if (event.name === "site-rounds-composed" && life.alive)
+            holdings.composed(hardware, event.round, event.first, event.newest);
           run.note(event);
         },
         parts: {

@@ -75,7 +75,11 @@ export type Drawer = ReturnType<typeof drawer>;
 export function settingsOf(seed: number): Settings {
   const draw = drawer(seededRandom(`settings ${seed}`));
   const gateways = drawGateways(draw);
-  const session = drawSession(draw, gateways);
+  const session = drawSites(
+    drawer(seededRandom(`sites ${seed}`)),
+    gateways,
+    drawSession(draw, gateways),
+  );
   const siteMs = session.deadlineMs - session.uploadWindowMs;
   const everyMs: Partial<Record<FaultKind, number>> = {};
   for (const kind of faultKinds) if (draw.chance(0.4)) everyMs[kind] = draw.scaled(5_000, 90_000);
@@ -170,6 +174,42 @@ function drawSession(draw: Drawer, gateways: readonly GatewaySettings[]): Sessio
     failedRoundsMax: 1_000_000,
     seed: draw.whole(0, 1_000_000),
   });
+}
+
+/** What sites do on their own, and optimisers beyond the first three: in a part of the seeds. */
+function drawSites(
+  draw: Drawer,
+  gateways: readonly GatewaySettings[],
+  plain: SessionParams,
+): SessionParams {
+  const rounds = draw.chance(0.35)
+    ? {
+        siteRounds: draw.of([1, 2, 2, 3, 4]),
+        offlineSiteRounds: draw.chance(0.3) ? 0 : draw.whole(1, 6),
+        // What a site adds up may outgrow the range.
+        saturate: true,
+      }
+    : {};
+  const aggregation = draw.chance(0.2) ? { aggregation: drawMemory(draw, gateways) } : {};
+  const optimizer = draw.chance(0.15)
+    ? {
+        optimizer: draw.of([
+          { kind: "fedyogi", eta: 0.1, beta1: 0.9, beta2: 0.99, tau: 1e-3 },
+          { kind: "fedadagrad", eta: 0.1, beta1: 0.5, tau: 1e-3 },
+        ] as const),
+      }
+    : {};
+  return sessionParamsSchema.parse({ ...plain, ...rounds, ...aggregation, ...optimizer });
+}
+
+function drawMemory(
+  draw: Drawer,
+  gateways: readonly GatewaySettings[],
+): SessionParams["aggregation"] {
+  const halfLife = draw.of([0.2, 0.5, 1, 10]);
+  const sites = new Set(gateways.map(({ site }) => site));
+  const populations = Object.fromEntries([...sites].map((site) => [site, draw.whole(1, 1_000)]));
+  return { kind: "site-memory", halfLife, ...(draw.chance(0.6) && { populations }) };
 }
 
 function drawOptimizer(draw: Drawer): SessionParams["optimizer"] {

@@ -8,6 +8,8 @@ export type Trained = {
   readonly round: string;
   readonly device: string;
   readonly base: string;
+  /** The base's values, flat, in layout order. */
+  readonly from: Float32Array;
   readonly samples: number;
   /** Flat, in layout order. */
   readonly weights: Float32Array;
@@ -41,16 +43,19 @@ export function simulatedTrainer(options: TrainerOptions): Trainer {
       const samples = draw.whole(1, nMax);
       const spread = range * draw.of([0.01, 0.5, 1, 1.1]);
       const weights = new Map<string, Float32Array>();
+      const from: number[] = [];
       const flat: number[] = [];
       for (const [name, { values }] of model.tensors) {
         const trained = values.map((value) => value + draw.between(-spread, spread));
         weights.set(name, trained);
+        from.push(...values);
         flat.push(...trained);
       }
       options.onTrained({
         round,
         device,
         base: model.id,
+        from: Float32Array.from(from),
         samples,
         weights: Float32Array.from(flat),
       });
