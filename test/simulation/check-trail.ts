@@ -19,7 +19,7 @@ export async function checkTrail(
 ): Promise<void> {
   const { name } = settings.session;
   const { store } = cloud;
-  const rows = await all((after: readonly [number, string] | undefined) =>
+  const rows = await all((after: readonly [number, number, string] | undefined) =>
     store.listContributions({ session: name }, { after, limit: 1_000 }),
   );
   const rounds = await all((after: number | undefined) =>
