@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { createManualClock } from "@tributary/proto/host/clock.js";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import { encodeHanded } from "@tributary/proto/wire/telemetry.js";
 import { takeTelemetry } from "./telemetry.js";
 import { memoryStore } from "./testing/memory-store.js";
 
@@ -73,4 +74,31 @@ test("a class that is not known, and a message past its bounds, get no receipt",
   const many = Array.from({ length: wireLimits.telemetryEntries + 1 }, () => ({ atMs: 1 }));
   assert.equal(await take(telemetry("metrics", 0, many)), undefined);
   assert.deepEqual((await store.listSamples("g1", { limit: 9 })).items, []);
+});
+
+test("what is handed on for a gateway below is that one's, once, however often it is sent", async () => {
+  const store = memoryStore();
+  const handed = (sequence: number, entry: object) => {
+    const from = { gateway: "leaf", incarnation: "l1", sequence };
+    return Buffer.from(encodeHanded({ ...from, entry: encodeCbor(entry) }));
+  };
+  const own = Buffer.from(encodeCbor({ atMs: 9, attached: true }));
+  const [first, second] = [handed(4, { atMs: 1, devices: 3 }), handed(5, { atMs: 2, devices: 4 })];
+  const take = (sequence: number, entries: Buffer[], name = "metrics") =>
+    takeTelemetry(store, clock, "region", "r1", {
+      class: name,
+      sequence: BigInt(sequence),
+      entries,
+    });
+  assert.equal((await take(7, [first, own, first]))?.sequence, 9n);
+  // The region was killed before it knew of the receipt; the leaf had sent one again.
+  await take(7, [first, own, first]);
+  await take(10, [first, second]);
+  const timesOf = async (gateway: string) =>
+    (await store.listSamples(gateway, { limit: 9 })).items.map(({ atMs }) => atMs);
+  assert.deepEqual(await timesOf("leaf"), [2, 1]);
+  assert.deepEqual(await timesOf("region"), [9]);
+  await take(1, [handed(1, { atMs: 3, level: "warn", name: "x", gateway: "made-up" })], "logs");
+  const { items } = await store.listEvents({ limit: 9 });
+  assert.deepEqual(items[0]?.fields, { gateway: "leaf" });
 });

@@ -2,6 +2,7 @@ import type { Telemetry, TelemetryReceipt } from "@tributary/proto/gen/tributary
 import type { Clock } from "@tributary/proto/host/clock.js";
 import { decodeCbor } from "@tributary/proto/wire/cbor.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import { type HandedEntry, readHanded } from "@tributary/proto/wire/telemetry.js";
 import { z } from "zod";
 import { limits } from "./limits.js";
 import type { EventRow, Fields } from "./store/rows.js";
@@ -20,6 +21,7 @@ const noteSchema = z.object({
 /**
  * Takes what a gateway noted while it could not send it: samples of its state for the store, and its
  * own events, which stand among the cloud's with their gateway and the time that they had there.
+ * What a gateway hands on for one below is that one's, under the sequence it had there.
  * Resolves, once they are durable, with the receipt; with none for a class that this side does not
  * know, which the gateway keeps. An entry that is unreadable is passed over.
  */
@@ -34,20 +36,51 @@ export async function takeTelemetry(
   const last = sequence + entries.length - 1;
   if (entries.length === 0 || entries.length > wireLimits.telemetryEntries) return undefined;
   if (!Number.isSafeInteger(last)) return undefined;
-  const read = entries.flatMap((bytes, i) => {
+  if (name !== "metrics" && name !== "logs") return undefined;
+  const own: Source = { gateway, incarnation, last, entries: new Map() };
+  const sources = new Map<string, Source>();
+  for (const [i, bytes] of entries.entries()) {
+    const handed = readHanded(bytes);
+    if (handed === undefined) own.entries.set(sequence + i, bytes);
+    else sourceOf(sources, handed).entries.set(handed.sequence, handed.entry);
+  }
+  for (const source of [...sources.values(), own]) await keep(store, clock, name, source);
+  return { class: name, sequence: BigInt(last) };
+}
+
+/** Who noted some of the entries, with the sequences that they have there. */
+type Source = {
+  readonly gateway: string;
+  readonly incarnation: string;
+  last: number;
+  readonly entries: Map<number, Uint8Array>;
+};
+
+function sourceOf(
+  sources: Map<string, Source>,
+  { gateway, incarnation, sequence }: HandedEntry,
+): Source {
+  const key = `${gateway}!${incarnation}`;
+  const source = sources.get(key) ?? { gateway, incarnation, last: sequence, entries: new Map() };
+  source.last = Math.max(source.last, sequence);
+  sources.set(key, source);
+  return source;
+}
+
+async function keep(
+  store: Store,
+  clock: Clock,
+  name: "metrics" | "logs",
+  { gateway, incarnation, last, entries }: Source,
+): Promise<void> {
+  const read = [...entries].flatMap(([sequence, bytes]) => {
     const entry = readEntry(bytes);
-    return entry === undefined ? [] : [{ ...entry, sequence: sequence + i }];
+    return entry === undefined ? [] : [{ ...entry, sequence }];
   });
   const batch = { gateway, incarnation, last, atMs: clock.nowMs() };
-  if (name === "metrics") await store.takeTelemetry({ ...batch, class: name, entries: read });
-  else if (name === "logs")
-    await store.takeTelemetry({
-      ...batch,
-      class: name,
-      entries: read.flatMap((entry) => noteOf(gateway, entry)),
-    });
-  else return undefined;
-  return { class: name, sequence: BigInt(last) };
+  if (name === "metrics") return store.takeTelemetry({ ...batch, class: name, entries: read });
+  const noted = read.flatMap((entry) => noteOf(gateway, entry));
+  return store.takeTelemetry({ ...batch, class: name, entries: noted });
 }
 
 type Entry = { readonly atMs: number; readonly fields: Fields };

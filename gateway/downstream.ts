@@ -24,6 +24,7 @@ import { createRoll, type Roll } from "./roll.js";
 import type { SiteTime } from "./site-time.js";
 import type { Storage } from "./storage.js";
 import type { Store } from "./store.js";
+import type { TelemetryBelow } from "./telemetry-below.js";
 
 /** The side of a regional gateway that serves gateways below: it is their upstream, as the cloud is its. */
 export type Downstream = {
@@ -53,6 +54,7 @@ export type DownstreamOptions = {
   readonly models: Models;
   readonly publications: Pick<Publications, "list" | "recover">;
   readonly rounds: OwnRounds;
+  readonly telemetry: TelemetryBelow;
   /** What is above, the upstream first and the root last; empty as long as that is not known. */
   readonly above: () => readonly string[];
   readonly onDeviceChange: (change: DeviceChange) => void;
@@ -126,7 +128,11 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
     detached: branches.detached,
     progressed: branches.progressed,
     planRefused: branches.planRefused,
-    telemetry: async () => undefined,
+    async telemetry(gateway, message) {
+      const incarnation = roll.gateway(gateway)?.incarnation;
+      if (incarnation === undefined) return undefined;
+      return options.telemetry.take(gateway, incarnation, message);
+    },
   };
   const service = createService({
     clock,

@@ -291,6 +291,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         models,
         publications,
         rounds,
+        telemetry: notes.below,
         above: ancestry.above,
         onDeviceChange: (change) => uplink?.deviceChanged(change),
         onProgress: (progress) => uplink?.progress(progress),

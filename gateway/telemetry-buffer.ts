@@ -24,6 +24,11 @@ export type TelemetryBuffer = {
   /** Entries given up since start. */
   readonly evicted: number;
   add(entry: Uint8Array): void;
+  /**
+   * Adds entries and writes them; true once they are durable, or given up for their size. Where it
+   * is false some may be there all the same.
+   */
+  keep(entries: readonly Uint8Array[]): Promise<boolean>;
   /** The next entries after a sequence, as many as one message takes; undefined at the end. */
   read(after: number): Promise<Stretch | undefined>;
   /** The upstream has all up to this sequence. */
@@ -217,6 +222,20 @@ export async function openTelemetryBuffer(
   reserve();
   await reserving;
 
+  function add(entry: Uint8Array): void {
+    if (reserved - next <= limits.telemetryReserved / 2) reserve();
+    if (next >= reserved || entry.length > wire.telemetryEntryBytes) {
+      evicted++;
+      return;
+    }
+    tail.push({ sequence: next++, bytes: entry });
+    tailBytes += entry.length;
+    if (tail.length > limits.telemetryTailEntries) {
+      evicted++;
+      shift(1);
+    }
+  }
+
   return {
     get bytes() {
       return segmentsBytes() + tailBytes;
@@ -224,18 +243,22 @@ export async function openTelemetryBuffer(
     get evicted() {
       return evicted;
     },
-    add(entry) {
-      if (reserved - next <= limits.telemetryReserved / 2) reserve();
-      if (next >= reserved || entry.length > wire.telemetryEntryBytes) {
-        evicted++;
-        return;
+    add,
+    async keep(entries) {
+      const fits = () =>
+        tail.length + entries.length <= limits.telemetryTailEntries &&
+        next + entries.length <= reserved;
+      if (!fits()) {
+        reserve();
+        await reserving;
+        await inOrder(write).catch(() => {});
+        if (!fits()) return false;
       }
-      tail.push({ sequence: next++, bytes: entry });
-      tailBytes += entry.length;
-      if (tail.length > limits.telemetryTailEntries) {
-        evicted++;
-        shift(1);
-      }
+      for (const entry of entries) add(entry);
+      return inOrder(write).then(
+        () => true,
+        () => false,
+      );
     },
     read: (after) => inOrder(() => readNext(after)),
     forget: (sequence) =>

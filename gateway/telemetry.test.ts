@@ -6,10 +6,12 @@ import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
 import { seededRandom } from "@tributary/proto/host/random.js";
 import { decodeCbor } from "@tributary/proto/wire/cbor.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
+import { readHanded } from "@tributary/proto/wire/telemetry.js";
 import { limits } from "./limits.js";
 import { createRate } from "./rate.js";
 import { openStore, type Store } from "./store.js";
 import { openTelemetry } from "./telemetry.js";
+import { createTelemetryBelow } from "./telemetry-below.js";
 import { openTelemetryBuffer, type TelemetryBuffer } from "./telemetry-buffer.js";
 import { memoryIndex } from "./testing/memory-store.js";
 import { until } from "./testing/wait.js";
@@ -309,5 +311,98 @@ describe("telemetry", () => {
     });
     const bytes = sent[0]?.entries.reduce((sum, { length }) => sum + length, 0) ?? 0;
     assert.ok(clock.monotonicMs() >= limits.telemetryDelayMs + ((bytes - 1_024) / 1_024) * 1_000);
+  });
+});
+
+describe("telemetry of a gateway below", () => {
+  async function regional() {
+    const { disk, index, buffer, openOn } = plant();
+    const store = await openOn();
+    const buffers = {
+      metrics: await buffer(1 << 20, "metrics", store),
+      logs: await buffer(1 << 20, "logs", store),
+    };
+    const state = { writable: true, kept: 0 };
+    const below = createTelemetryBelow({
+      buffers,
+      writable: () => state.writable,
+      onKept: () => void state.kept++,
+    });
+    const take = (sequence: number, entries: readonly Uint8Array[], name = "logs") =>
+      below.take("leaf", "i1", {
+        class: name,
+        sequence: BigInt(sequence),
+        entries: entries.map((entry) => Buffer.from(entry)),
+      });
+    /** Of each entry that waits: who noted it, its number there, and its first byte. */
+    const handed = async (from = buffers.logs) => {
+      const stretch = await from.read(0);
+      return (stretch?.entries ?? []).map((bytes) => {
+        const { gateway, incarnation, sequence, entry = [] } = readHanded(bytes) ?? {};
+        return [gateway, incarnation, sequence, entry[0]];
+      });
+    };
+    return { disk, index, buffer, buffers, state, take, handed };
+  }
+  const both = [
+    ["leaf", "i1", 5, 1],
+    ["leaf", "i1", 6, 2],
+  ];
+
+  it("is receipted once it is durable here, and keeps its name and number", async () => {
+    const { disk, index, buffer, state, take, handed } = await regional();
+    assert.deepEqual(await take(5, [bytesOf(1), bytesOf(2)]), { class: "logs", sequence: 6n });
+    assert.equal(state.kept, 1);
+    disk.crash();
+    index.crash(0);
+    assert.deepEqual(await handed(await buffer()), both);
+  });
+
+  it("is kept once when it is sent again, in part with what is new", async () => {
+    const { take, handed } = await regional();
+    await take(5, [bytesOf(1)]);
+    assert.deepEqual(await take(5, [bytesOf(1), bytesOf(2)]), { class: "logs", sequence: 6n });
+    assert.deepEqual(await take(5, [bytesOf(1), bytesOf(2)]), { class: "logs", sequence: 6n });
+    assert.deepEqual(await handed(), both);
+  });
+
+  it("that has come through another gateway below keeps the first name", async () => {
+    const { take, buffers, handed } = await regional();
+    await take(5, [bytesOf(1), bytesOf(2)]);
+    const passed = (await buffers.logs.read(0))?.entries ?? [];
+    await take(900, passed, "metrics");
+    assert.deepEqual(await handed(buffers.metrics), both);
+  });
+
+  it("stays below while it cannot be written here", async () => {
+    const { disk, state, take, handed } = await regional();
+    disk.fail("full");
+    assert.equal(await take(5, [bytesOf(1), bytesOf(2)]), undefined);
+    disk.fail("none");
+    state.writable = false;
+    assert.equal(await take(5, [bytesOf(1), bytesOf(2)]), undefined);
+    state.writable = true;
+    assert.notEqual(await take(5, [bytesOf(1), bytesOf(2)]), undefined);
+    // Twice where the first write may have come half way: whoever stores it knows it again.
+    const keys = (await handed()).map((entry) => JSON.stringify(entry));
+    assert.deepEqual(
+      [...new Set(keys)],
+      both.map((entry) => JSON.stringify(entry)),
+    );
+    for (let n = 0; n < 10; n++) {
+      disk.fail("full");
+      const many = Array.from({ length: wire.telemetryEntries }, () => bytesOf(3));
+      assert.equal(await take(100 + n * wire.telemetryEntries, many), undefined);
+    }
+    disk.fail("none");
+    assert.notEqual(await take(7, [bytesOf(3)]), undefined);
+  });
+
+  it("of a class or size that is not known here is not receipted", async () => {
+    const { take } = await regional();
+    assert.equal(await take(0, [bytesOf(1)], "videos"), undefined);
+    assert.equal(await take(0, []), undefined);
+    const many = Array.from({ length: wire.telemetryEntries + 1 }, () => bytesOf(1, 1));
+    assert.equal(await take(0, many), undefined);
   });
 });

@@ -7,6 +7,7 @@ import type { GatewayEvent } from "./events.js";
 import { limits } from "./limits.js";
 import type { Rate } from "./rate.js";
 import type { ClassUse } from "./storage.js";
+import { createTelemetryBelow, type TelemetryBelow } from "./telemetry-below.js";
 import {
   openTelemetryBuffer,
   type TelemetryBuffer,
@@ -26,6 +27,8 @@ export type Telemetry = {
   /** The link is up: what was under way is asked for anew. */
   attached(): void;
   receipted(receipt: { readonly class: string; readonly sequence: bigint }): void;
+  /** What gateways below noted. */
+  readonly below: TelemetryBelow;
   use(): Omit<ClassUse, "budgetBytes">[];
   /** Gives up logs, then metrics, the oldest first, until so many bytes are free or none is left. */
   makeRoom(bytes: number): void;
@@ -148,6 +151,11 @@ export async function openTelemetry(options: TelemetryOptions): Promise<Telemetr
 
   minuteTimer = clock.setTimer(limits.sampleMs, everyMinute);
   return {
+    below: createTelemetryBelow({
+      buffers: { metrics: metrics.buffer, logs: logs.buffer },
+      writable: () => !closed && options.writable(),
+      onKept: sendSoon,
+    }),
     note(event) {
       if (closed || event.level === "debug") return;
       if (notedThisMinute >= limits.logsPerMinute) {
