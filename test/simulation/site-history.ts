@@ -42,8 +42,8 @@ export type SiteHistories = {
 };
 
 /** The round of a contribution: the cloud's, or the first site round of a later stretch. */
-export function roundOf({ session, round }: ContributionRow): string {
-  return `${session}.${round}`;
+export function roundOf({ session, round, stretch }: ContributionRow): string {
+  return stretch === 0 ? `${session}.${round}` : `${session}.${round}.${stretch}`;
 }
 
 /** The cloud's round of a round as a device knows it, and the number of its site round. */
