@@ -116,6 +116,8 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
   const held = new Map<string, HeldPartial>();
   const counted = new Set<string>();
   const figures = new Map<string, Figures>();
+  /** Contributions to this round that each gateway said it has. */
+  const expected = new Map<string, number>();
   const hold = (partial: HeldPartial) => {
     held.set(identityText(partial.identity), partial);
     for (const contributor of partial.contributors) counted.add(contributionKey(contributor));
@@ -137,11 +139,12 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
     return { identity: identityText(identity), gateway, sites, contributors: count, samples };
   };
 
-  const broughtBy = (gateway: string, arriving: readonly RoundPartial[]) =>
-    [...state.partials, ...state.overflow, ...arriving]
-      .filter((partial) => partial.gateway === gateway)
-      .flatMap(({ sites }) => Object.values(sites))
-      .reduce((sum, count) => sum + count, 0);
+  const broughtBy = (gateway: string, arriving?: RoundPartial) =>
+    contributionsOf(gateway, [
+      ...state.partials,
+      ...state.overflow,
+      ...(arriving ? [arriving] : []),
+    ]);
 
   return {
     row,
@@ -164,14 +167,20 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
       );
       if (!admitted.ok) return admitted;
       const taken = roundPartial(identity, partial);
-      const brought = broughtBy(identity.gateway, [taken]);
-      const more = brought < (figures.get(identity.gateway)?.folded ?? 0);
+      const more = broughtBy(identity.gateway, taken) < (expected.get(identity.gateway) ?? 0);
       const arrived = { kind: "partial", partial: { ...taken, more }, nowMs } as const;
       return { ok: true, step: stepRound(state, arrived) };
     },
     async keep(partial, bytes) {
       const { identity, digest, receivedAtMs } = partial;
-      await journal.append({ kind: "partial", head: { ...identity, digest, receivedAtMs }, bytes });
+      const said = expected.get(identity.gateway);
+      const head = {
+        ...identity,
+        digest,
+        receivedAtMs,
+        ...(said !== undefined && { expected: said }),
+      };
+      await journal.append({ kind: "partial", head, bytes });
       hold(partial);
     },
     keepStanding: (gateway, standing) =>
@@ -189,9 +198,11 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
     },
     held: (identity) => held.get(identity),
     all: () => [...held.values()],
-    brought: (gateway) => broughtBy(gateway, []),
+    brought: (gateway) => broughtBy(gateway),
     figures(gateway, reported) {
-      if (rosters.has(gateway)) figures.set(gateway, reported);
+      if (!rosters.has(gateway)) return;
+      figures.set(gateway, reported);
+      expected.set(gateway, reported.folded);
     },
     async each(identities, visit) {
       const wanted = new Set(identities);
@@ -205,11 +216,21 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
     },
     async replay() {
       const standings: StandingRecord[] = [];
+      const partials: RoundPartial[] = [];
       await journal.read((record) => {
-        if (record.kind === "standing") standings.push(record.head);
-        else hold(heldPartial(row.id, record));
+        if (record.kind === "standing") {
+          standings.push(record.head);
+          return;
+        }
+        const partial = heldPartial(row.id, record);
+        hold(partial);
+        const { gateway } = partial.identity;
+        const said = record.head.expected;
+        if (said !== undefined) expected.set(gateway, said);
+        const taken = roundPartial(partial.identity, partial);
+        const brought = contributionsOf(gateway, [...partials, taken]);
+        partials.push({ ...taken, more: brought < (expected.get(gateway) ?? 0) });
       });
-      const partials = [...held.values()].map((partial) => roundPartial(partial.identity, partial));
       state = restoreRound(state, partials, standings);
     },
     view: (attached, nowMs, wallMs) =>
@@ -219,13 +240,21 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
   };
 }
 
+/** Contributions to the round that a gateway has brought with these. */
+function contributionsOf(gateway: string, partials: readonly RoundPartial[]): number {
+  return partials
+    .filter((partial) => partial.gateway === gateway)
+    .flatMap(({ sites }) => Object.values(sites))
+    .reduce((sum, count) => sum + count, 0);
+}
+
 function heldPartial(
   round: string,
   { head, bytes }: Extract<RoundRecord, { kind: "partial" }>,
 ): HeldPartial {
   const decoded = decodePartial(bytes);
   if (!decoded.ok) throw new Error(`${round}: a journaled Partial: ${decoded.message}`);
-  const { digest, receivedAtMs, ...identity } = head;
+  const { digest, receivedAtMs, expected: _, ...identity } = head;
   return heldFrom({ identity, digest, totalBytes: bytes.length }, decoded.partial, receivedAtMs);
 }
 

@@ -1,10 +1,17 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { meanFloat64 } from "@tributary/proto/algebra/partial.js";
+import { aggregationSchema } from "./aggregation.js";
 import { startOptimizer } from "./optimizer.js";
 import { optimizerSchema } from "./params.js";
 import { makeCandidate } from "./reduce.js";
-import { paramsOf, startCloud, temporaryDir } from "./testing/cloud.js";
+import {
+  importInitialModel,
+  paramsOf,
+  startCloud,
+  type TestCloud,
+  temporaryDir,
+} from "./testing/cloud.js";
 import { attachGateway } from "./testing/gateway.js";
 import { forkCloud } from "./testing/process.js";
 import { initialValues, plan, sumOf } from "./testing/rounds.js";
@@ -141,6 +148,47 @@ test("a graceful stop leaves an open round open, and the fleet is remembered as 
   const back = await attachGateway(second.grpcPort, { id: "g1", site: "plant" });
   assert.equal((await back.contribute(round, 1)).receipt?.outcome, "merged");
   await second.event(({ name }) => name === "session-finished");
+  back.close();
+  await second.close();
+  await remove();
+});
+
+test("a gateway of several sites is waited for after a restart until it has brought what it said it has", async () => {
+  const { dir, remove } = await temporaryDir();
+  const first = await startCloud(dir);
+  await importInitialModel(first);
+  const attach = (cloud: TestCloud) =>
+    attachGateway(cloud.grpcPort, { id: "region", rounds: ["s.1"] });
+  const before = await attach(first);
+  const sites = ["north", "south", "west"] as const;
+  const sdk = { sdk: "test", attributes: Buffer.alloc(0) };
+  const joined = sites.map((site) => ({ device: `at-${site}`, ...sdk, site, gateway: site }));
+  before.send({ $case: "devicesChanged", value: { all: true, joined, left: [] } });
+  const aggregation = aggregationSchema.parse({ kind: "site-memory" });
+  await first.sessions.start(
+    paramsOf({ rounds: 1, devicesMin: 3, absentGraceMs: 60_000, aggregation }),
+  );
+  const { plan } = await before.round();
+  const partOf = (site: string) => sumOf(plan, { [`at-${site}`]: 1 }, { site });
+  const figures = { offered: 3, folded: 3, declined: 0, sealed: true };
+  before.send({ $case: "roundProgress", value: { round: "s.1", ...figures } });
+  await first.event((e) => e.name === "round-progress" && e.gateway === "region");
+  assert.equal((await before.deliver(partOf("north"), 1)).receipt?.outcome, "merged");
+  before.close();
+  await first.close();
+
+  const second = await startCloud(dir);
+  const standings = second.sessions.status("s")?.round?.gateways.map(({ standing }) => standing);
+  assert.deepEqual(standings, ["waiting"]);
+  const back = await attach(second);
+  assert.equal((await back.deliver(partOf("south"), 2)).receipt?.outcome, "merged");
+  assert.equal((await back.deliver(partOf("west"), 3)).receipt?.outcome, "merged");
+  await second.event(({ name }) => name === "session-finished");
+  const model = await second.store.model("s.1");
+  assert.deepEqual(
+    model?.groups?.map(({ site }) => site),
+    [...sites],
+  );
   back.close();
   await second.close();
   await remove();

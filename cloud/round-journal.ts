@@ -18,6 +18,8 @@ const partialSchema = z.strictObject({
   sequence: z.number().int().min(0),
   digest: digestSchema,
   receivedAtMs: z.number().int(),
+  /** Contributions to the round that its gateway had said it has; absent where it had said nothing. */
+  expected: z.number().int().min(0).optional(),
 });
 const standingSchema = z.strictObject({
   gateway: idSchema,
