@@ -176,7 +176,10 @@ export interface RoundOpened {
 
 export interface RoundClosed {
   round: string;
-  /** committed, failed, held or stopped. */
+  /**
+   * committed, failed, held, stopped, or kept: it made no model, and what it brought waits for a
+   * later one.
+   */
   outcome: string;
 }
 
