@@ -1,4 +1,4 @@
-import { readdir, readFile } from "node:fs/promises";
+import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
 
 /** For which round, or site round of it, a device holds a receipt. */
@@ -7,6 +7,8 @@ export type Receipt = { readonly round: string; readonly device: string };
 /** What the cloud's books say of one contribution. */
 export type Entry = {
   readonly round: number;
+  /** 0, or the site round with which a later stretch of site rounds began. */
+  readonly stretch: number;
   readonly device: string;
   readonly outcome: string;
   readonly rule: string | null;
@@ -16,16 +18,18 @@ export type Entry = {
 };
 
 export type Account = {
-  /** Contributions that a device holds a receipt for. */
+  /** Rounds of the cloud's that a device holds receipts for, over all devices. */
   readonly receipted: number;
-  /** Of those: in exactly one model. */
+  /** Of those: in a model. */
   readonly inModel: number;
   /** Of those: recorded as expired, by a rule that is named. */
   readonly expired: number;
   /** Of those: in no model and in no recorded expiry, or with fewer updates than were receipted. */
   readonly lost: readonly string[];
-  /** Contributions, receipted or not, that are in more than one model, or in one and expired too. */
+  /** With a contribution, receipted or not, that is in two models, or in one and expired too. */
   readonly doubled: readonly string[];
+  /** On record with more updates than the device holds receipts for. It asks again until it does. */
+  readonly unreceipted: readonly string[];
 };
 
 /**
@@ -51,13 +55,22 @@ export function judge(
   let inModel = 0;
   let expired = 0;
   for (const [key, rounds] of receipted) {
-    const ends = (entries.get(key) ?? []).filter(({ updates }) => updates >= rounds.size);
-    if (ends.some((entry) => endOf(entry) === "model")) inModel++;
-    else if (ends.some((entry) => endOf(entry) === "expired")) expired++;
-    else lost.push(key);
+    const ended = (entries.get(key) ?? []).filter((entry) => endOf(entry) !== undefined);
+    if (updatesIn(ended) < rounds.size) lost.push(key);
+    else if (ended.some((entry) => endOf(entry) === "model")) inModel++;
+    else expired++;
   }
-  const doubled = [...entries].flatMap(([key, ends]) => (ends.length > 1 ? [key] : []));
-  return { receipted: receipted.size, inModel, expired, lost, doubled };
+  const doubled: string[] = [];
+  const unreceipted: string[] = [];
+  for (const [key, all] of entries) {
+    if (new Set(all.map(({ stretch }) => stretch)).size < all.length) doubled.push(key);
+    if (updatesIn(all) > (receipted.get(key)?.size ?? 0)) unreceipted.push(key);
+  }
+  return { receipted: receipted.size, inModel, expired, lost, doubled, unreceipted };
+}
+
+function updatesIn(entries: readonly Entry[]): number {
+  return entries.reduce((sum, { updates }) => sum + updates, 0);
 }
 
 /** Where a contribution has ended; one that still waits has not. */
@@ -71,18 +84,42 @@ function cloudRound(round: string): string {
   return round.split(".").slice(0, 2).join(".");
 }
 
-/** The receipts in the devices' audit files: one file a device, JSON lines. */
-export async function readReceipts(auditDir: string): Promise<readonly Receipt[]> {
+/** How a line of a receipt begins, so that what was sent need not be read: it is long. */
+const RECEIPT = '{"type":"receipt"';
+
+/**
+ * Reads the receipts in the devices' audit files: one file a device, JSON lines. Each call resolves
+ * with all that there are, and reads only what has come since the one before.
+ */
+export function receiptReader(auditDir: string): () => Promise<readonly Receipt[]> {
   const receipts: Receipt[] = [];
-  for (const file of await readdir(auditDir)) {
-    if (!file.endsWith(".jsonl")) continue;
-    const device = file.slice(0, -".jsonl".length);
-    const text = await readFile(join(auditDir, file), "utf8");
-    for (const line of text.split("\n")) {
-      if (line === "") continue;
-      const { type, round } = JSON.parse(line) as { type: string; round: string };
-      if (type === "receipt") receipts.push({ round, device });
+  const readTo = new Map<string, number>();
+  return async () => {
+    for (const name of await readdir(auditDir)) {
+      if (!name.endsWith(".jsonl")) continue;
+      const device = name.slice(0, -".jsonl".length);
+      const { text, end } = await wholeLines(join(auditDir, name), readTo.get(name) ?? 0);
+      readTo.set(name, end);
+      for (const line of text.split("\n")) {
+        if (!line.startsWith(RECEIPT)) continue;
+        const { round } = JSON.parse(line) as { round: string };
+        receipts.push({ round, device });
+      }
     }
+    return receipts;
+  };
+}
+
+/** The lines of a file from `start` on that are written to their end, and where they end. */
+async function wholeLines(path: string, start: number): Promise<{ text: string; end: number }> {
+  const file = await open(path);
+  try {
+    const { size } = await file.stat();
+    const bytes = Buffer.alloc(size - start);
+    await file.read(bytes, 0, bytes.length, start);
+    const length = bytes.lastIndexOf("\n") + 1;
+    return { text: bytes.toString("utf8", 0, length), end: start + length };
+  } finally {
+    await file.close();
   }
-  return receipts;
 }

@@ -1,4 +1,13 @@
+import { writeFileSync } from "node:fs";
 import type { PointName } from "./points.js";
+
+/** At which hit of which point a life ends. */
+export type Fuse = {
+  readonly point: PointName;
+  readonly hit: number;
+  /** A file that is written at the hit: nobody has to guess what ended the life. */
+  readonly mark: string;
+};
 
 /** What ends the process it is in, once, at one point. */
 export type Bomb = {
@@ -10,11 +19,12 @@ export type Bomb = {
   explode(): never;
 };
 
-/** @param fuse at which hit of which point; without one it never goes off */
-export function createBomb(fuse?: { readonly point: PointName; readonly hit: number }): Bomb {
+/** @param fuse without one it never goes off */
+export function createBomb(fuse?: Fuse): Bomb {
   let left = fuse?.hit ?? 0;
   const due = (point: PointName): boolean => point === fuse?.point && --left === 0;
   const explode = (): never => {
+    if (fuse !== undefined) writeFileSync(fuse.mark, fuse.point);
     process.kill(process.pid, "SIGKILL");
     throw new Error("the process outlived its SIGKILL");
   };

@@ -2,25 +2,34 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { type Api, createApi } from "tributary/cli/api.js";
 import { assembled, type Floor, gatewaySettings, importModel, openFloor } from "../floor/floor.js";
-import { createStepTrainer } from "../floor/trainer.js";
+import { createStepTrainer, type WatchedTrainer } from "../floor/trainer.js";
+import type { Wire } from "../floor/wire.js";
+import type { Fuse } from "./bomb.js";
 import { type Life, type LifeSpec, startLife } from "./life.js";
 import { type Point, type PointName, points } from "./points.js";
 
 /**
- * Two sites on one cloud. One tier of it is a process that is killed and started again on its data
+ * Two sites on one cloud, or below one gateway on it. One tier of it is a process that is killed and started again on its data
  * directory; the others stay, in this process, and see it go and come.
  */
 export type Fleet = {
+  readonly dir: string;
   readonly auditDir: string;
   readonly api: () => Api;
+  /** The gateway that is killed, or the first one. */
+  readonly killed: string;
+  /** Its link up. */
+  readonly uplink: Wire;
+  /** Trainers of the other site's devices. */
+  readonly others: readonly WatchedTrainer[];
   /** Ends the life that is on, from outside. */
   halt(): Promise<void>;
   /** Starts the killed tier again; resolves once it stands, or has ended before that. */
-  revive(fuse?: LifeSpec["fuse"]): Promise<Life>;
+  revive(fuse?: Fuse): Promise<Life>;
   close(): Promise<void>;
 };
 
-export type Member = { readonly device: string; readonly site: string; readonly samples: number };
+type Member = { readonly device: string; readonly site: string; readonly samples: number };
 
 export type FleetOptions = {
   readonly point: PointName;
@@ -28,6 +37,7 @@ export type FleetOptions = {
 };
 
 const SITES = ["a", "b"];
+const REGION = "region";
 
 export function membersOf({ devices }: Point): readonly Member[] {
   return SITES.flatMap((site, s) =>
@@ -46,6 +56,11 @@ export function layoutOf({ parameters }: Point) {
   ];
 }
 
+/** What the first round starts from. */
+export function startValues({ parameters }: Point): Float32Array {
+  return Float32Array.from({ length: parameters }, (_, i) => Math.sin(i + 1));
+}
+
 /** Brings up every tier, the killed one without a fuse, and imports the model `start.0`. */
 export async function openFleet(options: FleetOptions): Promise<Fleet> {
   const floor = await openFloor();
@@ -57,100 +72,175 @@ export async function openFleet(options: FleetOptions): Promise<Fleet> {
   }
 }
 
-async function assemble(floor: Floor, { point: name, plant }: FleetOptions): Promise<Fleet> {
-  const point = points[name];
-  const auditDir = join(floor.dir, "audit");
-  await mkdir(auditDir);
-  let life: Life | undefined;
-  let start: (fuse: LifeSpec["fuse"]) => Promise<Life> = () =>
-    Promise.reject(new Error(`no ${point.tier} is killed`));
-  const killed = (spec: (fuse: LifeSpec["fuse"]) => LifeSpec, onAlive: (ports: Ports) => void) => {
-    start = async (fuse) => {
-      life = startLife(spec(fuse));
-      const line = await life.alive;
-      if (line !== undefined) onAlive(line as unknown as Ports);
-      return life;
-    };
-    return start(undefined);
-  };
+/** The killed tier, life after life. */
+type Mortal = {
+  life: Life | undefined;
+  start: (fuse?: Fuse) => Promise<Life>;
+};
 
-  const upWire = await floor.wire(0);
-  let api: Api;
-  if (point.tier === "cloud") {
-    const dataDir = join(floor.dir, "cloud");
-    await killed(
-      (fuse) => ({ tier: "cloud", dataDir, ...(fuse && { fuse }) }),
+type Ports = { readonly [P in "grpcPort" | "httpPort" | "mqttPort" | "downstreamPort"]: number };
+
+/** Gives the killed tier its first life. */
+async function enliven(
+  mortal: Mortal,
+  spec: LifeSpec,
+  onAlive: (ports: Ports) => void,
+): Promise<void> {
+  mortal.start = async (fuse) => {
+    mortal.life = startLife({ ...spec, ...(fuse && { fuse }) });
+    const line = await mortal.life.alive;
+    if (line !== undefined) onAlive(line as unknown as Ports);
+    return mortal.life;
+  };
+  await mortal.start();
+}
+
+type Stage = FleetOptions & {
+  readonly floor: Floor;
+  readonly mortal: Mortal;
+  readonly auditDir: string;
+};
+
+async function openCloud({ floor, point, mortal }: Stage) {
+  const wire = await floor.wire(0);
+  let api: Api | undefined;
+  if (points[point].tier === "cloud")
+    await enliven(
+      mortal,
+      { tier: "cloud", dataDir: join(floor.dir, "cloud") },
       ({ grpcPort, httpPort }) => {
-        upWire.target = grpcPort;
+        wire.target = grpcPort;
         api = createApi({ url: `http://127.0.0.1:${httpPort}` });
       },
     );
-  } else {
+  else {
     const cloud = await floor.cloud();
-    upWire.target = cloud.grpcPort;
+    wire.target = cloud.grpcPort;
     api = cloud.api;
   }
-  const mqttPorts = new Map<string, number>();
-  for (const site of SITES) {
-    const wire = await floor.wire(0);
-    mqttPorts.set(site, wire.port);
-    const gateway = `gw-${site}`;
-    const upstreamPort = upWire.port;
-    const settings = { uploadSlots: 16, absentGraceMs: 60_000 };
-    if (point.tier !== "gateway" || site !== SITES[0]) {
-      const { mqttPort } = await floor.gateway(gateway, { site, upstreamPort, settings });
-      wire.target = mqttPort;
-      continue;
-    }
-    const config = gatewaySettings(floor.dir, gateway, site, upstreamPort, settings);
-    const { dataDir } = config;
-    const { writeDelayMs } = point;
-    await killed(
-      (fuse) => ({
-        ...{ tier: "gateway", dataDir, config, writeDelayMs },
-        ...(plant && { plant }),
-        ...(fuse && { fuse }),
-      }),
-      ({ mqttPort }) => {
-        wire.target = mqttPort;
-      },
-    );
-  }
-  const members = membersOf(point);
-  for (const [i, { device, site, samples }] of members.entries()) {
-    const mqttPort = mqttPorts.get(site) ?? 0;
-    if (point.tier !== "device" || i > 0) {
-      const trainer = createStepTrainer({ device, samples });
-      await floor.device(device, { site, mqttPort, trainer, auditDir });
-      continue;
-    }
-    const dataDir = join(floor.dir, "devices", device);
-    await mkdir(dataDir, { recursive: true });
-    await killed(
-      (fuse) => ({
-        ...{ tier: "device", name: device, site, mqttPort, dataDir, auditDir, samples },
-        ...(fuse && { fuse }),
-      }),
-      () => {},
-    );
-  }
-  const fleet: Fleet = {
-    auditDir,
-    api: () => api,
-    async halt() {
-      await life?.end();
+  return {
+    port: wire.port,
+    api() {
+      if (api === undefined) throw new Error("the cloud has not begun to live");
+      return api;
     },
-    revive: (fuse) => start(fuse),
+  };
+}
+
+const gatewayPatience = {
+  ...{ uploadSlots: 16, absentGraceMs: 60_000 },
+  // Of which 1 in 50 passes: see `random` of the floor. Faster, they would keep a cloud from starting.
+  reconnect: { baseMs: 1_000, capMs: 5_000 },
+};
+
+/** The gateway between the sites and the cloud; resolves with the port for those below. */
+async function openRegion({ floor, mortal }: Stage, upstreamPort: number): Promise<number> {
+  const wire = await floor.wire(0);
+  const config = gatewaySettings(floor.dir, REGION, "hub", upstreamPort, {
+    ...gatewayPatience,
+    downstream: { listen: { port: 0 } },
+  });
+  const { dataDir } = config;
+  const spec = { tier: "gateway", dataDir, config, writeDelayMs: 0 } as const;
+  await enliven(mortal, spec, ({ downstreamPort }) => {
+    wire.target = downstreamPort;
+  });
+  return wire.port;
+}
+
+/** A site's gateway; resolves with the port for its devices. */
+async function openGateway(stage: Stage, site: string, upstreamPort: number): Promise<number> {
+  const { floor, mortal, plant } = stage;
+  const { tier, regional, writeDelayMs } = points[stage.point];
+  const wire = await floor.wire(0);
+  const gateway = `gw-${site}`;
+  if (tier !== "gateway" || regional || site !== SITES[0]) {
+    const settings = gatewayPatience;
+    const { mqttPort } = await floor.gateway(gateway, { site, upstreamPort, settings });
+    wire.target = mqttPort;
+    return wire.port;
+  }
+  const settings = points[stage.point].away
+    ? { ...gatewayPatience, absentGraceMs: 1_000 }
+    : gatewayPatience;
+  const config = gatewaySettings(floor.dir, gateway, site, upstreamPort, settings);
+  const { dataDir } = config;
+  const spec = { tier: "gateway", dataDir, config, writeDelayMs, ...(plant && { plant }) } as const;
+  await enliven(mortal, spec, ({ mqttPort }) => {
+    wire.target = mqttPort;
+  });
+  return wire.port;
+}
+
+/** Resolves with its trainer, where that is in this process. */
+async function openDevice(
+  stage: Stage,
+  member: Member,
+  mqttPort: number,
+): Promise<WatchedTrainer | undefined> {
+  const { floor, mortal, auditDir } = stage;
+  const { device, site, samples } = member;
+  if (points[stage.point].tier !== "device" || mortal.life !== undefined) {
+    const trainer = createStepTrainer({ device, samples });
+    await floor.device(device, { site, mqttPort, trainer, auditDir });
+    return trainer;
+  }
+  const dataDir = join(floor.dir, "devices", device);
+  await mkdir(dataDir, { recursive: true });
+  const spec = {
+    tier: "device",
+    name: device,
+    site,
+    mqttPort,
+    dataDir,
+    auditDir,
+    samples,
+  } as const;
+  await enliven(mortal, spec, () => {});
+  return undefined;
+}
+
+async function assemble(floor: Floor, options: FleetOptions): Promise<Fleet> {
+  const point = points[options.point];
+  const auditDir = join(floor.dir, "audit");
+  await mkdir(auditDir);
+  const mortal: Mortal = {
+    life: undefined,
+    start: () => Promise.reject(new Error(`no ${point.tier} is killed`)),
+  };
+  const stage: Stage = { ...options, floor, mortal, auditDir };
+  const cloud = await openCloud(stage);
+  const upstreamPort = point.regional ? await openRegion(stage, cloud.port) : cloud.port;
+  const members = membersOf(point);
+  const uplink = await floor.wire(upstreamPort);
+  const others: WatchedTrainer[] = [];
+  for (const site of SITES) {
+    const isFirst = site === SITES[0];
+    const mqttPort = await openGateway(stage, site, isFirst ? uplink.port : upstreamPort);
+    for (const member of members.filter((some) => some.site === site)) {
+      const trainer = await openDevice(stage, member, mqttPort);
+      if (trainer !== undefined && !isFirst) others.push(trainer);
+    }
+  }
+  const counts = point.regional
+    ? { [REGION]: members.length }
+    : Object.fromEntries(SITES.map((site) => [`gw-${site}`, point.devices]));
+  await assembled(cloud.api(), counts);
+  await importModel(cloud.api(), "start", layoutOf(point), startValues(point));
+  return {
+    dir: floor.dir,
+    auditDir,
+    api: cloud.api,
+    killed: point.regional ? REGION : `gw-${SITES[0]}`,
+    uplink,
+    others,
+    async halt() {
+      await mortal.life?.end();
+    },
+    revive: (fuse) => mortal.start(fuse),
     async close() {
-      await life?.end();
+      await mortal.life?.end();
       await floor.close();
     },
   };
-  const counts = Object.fromEntries(SITES.map((site) => [`gw-${site}`, point.devices]));
-  await assembled(fleet.api(), counts);
-  const values = Float32Array.from({ length: point.parameters }, (_, i) => Math.sin(i + 1));
-  await importModel(fleet.api(), "start", layoutOf(point), values);
-  return fleet;
 }
-
-type Ports = { readonly grpcPort: number; readonly httpPort: number; readonly mqttPort: number };

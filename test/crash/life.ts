@@ -2,12 +2,12 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import type { PointName } from "./points.js";
+import type { Fuse } from "./bomb.js";
 
 type Common = {
   readonly dataDir: string;
   /** Without one the life goes on until it is ended. */
-  readonly fuse?: { readonly point: PointName; readonly hit: number };
+  readonly fuse?: Fuse;
 };
 
 /** What a process of the harness is to be. */

@@ -3,7 +3,7 @@ import { parseArgs } from "node:util";
 import { exitCodes } from "@tributary/proto/host/process.js";
 import { isPointName, type PointName, pointNames, points } from "./points.js";
 import { type PointResult, runPoint } from "./run.js";
-import { passed, tableHead, tableRow } from "./table.js";
+import { failuresOf, tableHead, tableRow } from "./table.js";
 
 /** `npm run crash`: kills each tier at each named point, and judges what became of every receipt. */
 
@@ -17,8 +17,10 @@ const USAGE = `npm run crash -- [--kills N] [--point P ...] [--seed S] [--jobs J
 Points:
 ${pointNames.map((name) => `  ${name.padEnd(18)}${points[name].tier}: ${points[name].where}`).join("\n")}
 
-An interrupt ends the run early, and judges what it has come to. Exits with 1 when a contribution that a device holds a receipt for is in no model and no recorded
-expiry, when one is in two, or when a model's sum is not that of its contributors.
+An interrupt ends the run early, and judges what it has come to. Exits with 1 when a contribution
+that a device holds a receipt for is in no model and no recorded expiry, when one is in two, when a
+model is not to the bit what its contributions make, and when a run shows nothing: a life that ended
+elsewhere than at its point, no receipt, no sum.
 `;
 
 type Order = {
@@ -66,9 +68,9 @@ async function runOne(point: PointName, { kills, seed }: Order): Promise<boolean
     return false;
   }
   process.stdout.write(tableRow(result));
-  for (const what of ["lost", "doubled", "modelsWrong"] as const)
-    for (const key of result[what]) process.stderr.write(`${point}: ${what}: ${key}\n`);
-  return passed(result);
+  const failures = failuresOf(result);
+  for (const failure of failures) process.stderr.write(`${point}: ${failure}\n`);
+  return failures.length === 0;
 }
 
 async function run(order: Order): Promise<void> {

@@ -1,6 +1,8 @@
 /** Where a tier ends itself with SIGKILL, and what of the fleet that takes. */
 export type Point = {
   readonly tier: "cloud" | "gateway" | "device";
+  /** Whether a gateway stands between those of the two sites and the cloud; then it is what is killed. */
+  readonly regional: boolean;
   /** What is done and what is not when the process ends. */
   readonly where: string;
   /** A life ends at one of the first so many hits, drawn at random. */
@@ -13,13 +15,22 @@ export type Point = {
   readonly writeDelayMs: number;
   /** Site rounds in each of the cloud's. */
   readonly siteRounds: number;
+  /** Whether the killed gateway's uplink comes and goes: see `goAway`. */
+  readonly away: boolean;
+  /** Contributions that a round needs, in a session that buffers: what comes after them is late. */
+  readonly buffered?: number;
 };
 
-const small = { hitsMost: 4, devices: 2, parameters: 18, writeDelayMs: 0, siteRounds: 1 };
+const small = {
+  ...{ hitsMost: 4, devices: 2, parameters: 18, writeDelayMs: 0, siteRounds: 1 },
+  ...{ regional: false, away: false },
+};
 /** So many values that four updates outweigh a checkpoint, and more devices than that. */
-const gathered = { hitsMost: 2, devices: 8, parameters: 1_024, writeDelayMs: 40, siteRounds: 1 };
+const gathered = { ...small, hitsMost: 2, devices: 8, parameters: 1_024, writeDelayMs: 40 };
 /** A model of three chunks. */
-const chunked = { hitsMost: 7, devices: 1, parameters: 140_000, writeDelayMs: 0, siteRounds: 1 };
+const chunked = { ...small, hitsMost: 7, devices: 1, parameters: 140_000 };
+/** The first site makes the model, and the other one's Partial is late. */
+const tardy = { ...small, buffered: 2 };
 
 const table = {
   "before-append": {
@@ -72,10 +83,63 @@ const table = {
     ...small,
     hitsMost: 2,
   },
+  "after-seal": {
+    tier: "gateway",
+    where: "the composed Partial is in the outbox, the state of its site rounds is there, too",
+    ...small,
+    hitsMost: 2,
+    siteRounds: 3,
+  },
+  "after-stretch": {
+    tier: "gateway",
+    where: "a further stretch's Partial is in the outbox, the state is as it was before",
+    ...small,
+    hitsMost: 2,
+    away: true,
+  },
+  "mid-taking": {
+    tier: "gateway",
+    where: "the file of a Partial from below is in the outbox, the index does not name it",
+    ...small,
+    regional: true,
+  },
+  "after-taking": {
+    tier: "gateway",
+    where: "a Partial from below is durable, its receipt is not sent",
+    ...small,
+    regional: true,
+  },
+  "mid-merge": {
+    tier: "gateway",
+    where: "the sum's file is in the outbox, the index names what it sums",
+    ...small,
+    hitsMost: 2,
+    regional: true,
+  },
+  "after-merge": {
+    tier: "gateway",
+    where: "the index names the sum, the files of what it sums are there, too",
+    ...small,
+    hitsMost: 2,
+    regional: true,
+  },
   "after-commit": {
     tier: "cloud",
-    where: "a Partial, or a round's end, is durable and nobody has been told",
-    ...small,
+    where: "a Partial, a round's opening or its end is durable and nobody has been told",
+    ...tardy,
+    hitsMost: 8,
+  },
+  "mid-late": {
+    tier: "cloud",
+    where: "a late Partial's file is there, its row is not",
+    ...tardy,
+    hitsMost: 2,
+  },
+  "after-late": {
+    tier: "cloud",
+    where: "a late Partial's row is there, its receipt is not sent",
+    ...tardy,
+    hitsMost: 2,
   },
   "mid-step": {
     tier: "cloud",

@@ -1,10 +1,14 @@
+import { readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
 import { seededRandom } from "@tributary/proto/host/random.js";
 import { type Api, firstOf } from "tributary/cli/api.js";
-import { fedAvg, startFrom } from "../floor/expected.js";
 import { weightsOf } from "../floor/floor.js";
 import { until } from "../floor/until.js";
-import { type Account, type Entry, judge, readReceipts } from "./account.js";
-import { type Fleet, membersOf, openFleet } from "./fleet.js";
+import { type Account, type Entry, judge, type Receipt, receiptReader } from "./account.js";
+import { goAway } from "./away.js";
+import type { Fuse } from "./bomb.js";
+import { type Fleet, membersOf, openFleet, startValues } from "./fleet.js";
+import { type Checked, createFold } from "./fold.js";
 import type { Life } from "./life.js";
 import { type Point, type PointName, points } from "./points.js";
 
@@ -26,10 +30,12 @@ export type RunOptions = {
 
 export type PointResult = Account & {
   readonly point: PointName;
+  /** Lives that were to end at the point, and lives that did. */
+  readonly asked: number;
   readonly kills: number;
-  /** Models whose sum was computed again from the formulas. */
-  readonly modelsChecked: number;
-  /** Of those, the ones whose sum is another. */
+  /** What was computed again from the formulas: every model that the session made. */
+  readonly checked: Checked;
+  /** Models that are not what comes out then, each with what is wrong. */
   readonly modelsWrong: readonly string[];
   readonly elapsedMs: number;
 };
@@ -37,10 +43,10 @@ export type PointResult = Account & {
 const SESSION = "crash";
 const grid = { fractionBits: { default: 20, tensors: { b: 12 } }, range: 1 };
 
+/** More than a life gets to. */
+const OFFLINE_SITE_ROUNDS = 1_000;
 /** The longest that a life may take to come to its end, in milliseconds. */
 const LIFE_MS = 120_000;
-/** Values computed again in all: what bounds the models that are checked. */
-const VALUES_CHECKED = 8_000_000;
 
 /** Runs a session through so many lives of the point's tier, and judges what became of it. */
 export async function runPoint(options: RunOptions): Promise<PointResult> {
@@ -56,29 +62,34 @@ export async function runPoint(options: RunOptions): Promise<PointResult> {
       // Nobody trains while the killed tier is away: each life has rounds of its own.
       devicesMin: membersOf(point).length,
       siteRounds: point.siteRounds,
+      offlineSiteRounds: point.away ? OFFLINE_SITE_ROUNDS : 0,
+      ...(point.buffered !== undefined && {
+        aggregation: { kind: "buffered", contributors: point.buffered },
+      }),
     });
     await nextModel(fleet);
     await fleet.halt();
     const random = seededRandom(seed);
-    let done = 0;
-    for (; done < kills && options.signal?.aborted !== true; done++) {
+    const mark = join(fleet.dir, "mark");
+    let lives = 0;
+    let hits = 0;
+    for (; lives < kills && options.signal?.aborted !== true; lives++) {
       const hit = 1 + Math.floor(random.next() * point.hitsMost);
-      const life = await fleet.revive({ point: name, hit });
-      await endOf(life, `kill ${done + 1} at ${name}, hit ${hit}`);
+      const fuse = { point: name, hit, mark };
+      const life = await fleet.revive(fuse);
+      const away = point.away ? goAway(fleet, life, SESSION) : Promise.resolve();
+      await Promise.all([endOf(life, `kill ${lives + 1} at ${name}, hit ${hit}`), away]);
+      hits += Number(await wentOff(fuse));
     }
     await fleet.revive();
     await nextModel(fleet);
     await fleet.api().stopSession(SESSION);
-    const account = await settle(fleet, settleMs);
-    const sums = await checkSums(fleet.api(), point, account.books);
-    const { books: _books, ...judged } = account;
-    return {
-      point: name,
-      kills: done,
-      ...judged,
-      ...sums,
-      elapsedMs: performance.now() - startedMs,
-    };
+    const { books, receipts, ...account } = await settle(fleet, settleMs);
+    const sums = await checkSums(fleet.api(), point, books, receipts);
+    const elapsedMs = performance.now() - startedMs;
+    // An interrupted run asked for what it had come to.
+    const asked = options.signal?.aborted === true ? lives : kills;
+    return { point: name, asked, kills: hits, ...account, ...sums, elapsedMs };
   } finally {
     await fleet.close();
   }
@@ -107,64 +118,63 @@ async function endOf(life: Life, what: string): Promise<void> {
   throw new Error(`${what} ${how}:\n${life.lines().join("\n")}`);
 }
 
+/** Whether the bomb itself ended the life: then it left its mark. */
+async function wentOff({ mark, point }: Fuse): Promise<boolean> {
+  const left = await readFile(mark, "utf8").catch(() => undefined);
+  await rm(mark, { force: true });
+  return left === point;
+}
+
 /** Judges once everything has arrived, or will not any more. */
 async function settle(
   fleet: Fleet,
   settleMs: number,
-): Promise<Account & { readonly books: readonly Entry[] }> {
+): Promise<Account & { readonly books: readonly Entry[]; readonly receipts: readonly Receipt[] }> {
+  const readReceipts = receiptReader(fleet.auditDir);
   const read = async () => {
     const books = await firstOf(fleet.api().contributions(SESSION), Number.POSITIVE_INFINITY);
-    const receipts = await readReceipts(fleet.auditDir);
-    return { ...judge(SESSION, receipts, books), books };
+    const receipts = await readReceipts();
+    return { ...judge(SESSION, receipts, books), books, receipts };
   };
   const arrived = until(
-    "everything receipted is in the books, and nothing waits",
+    "everything receipted is in the books, and the other way round, and nothing waits",
     async () => {
       const gateways = await firstOf(fleet.api().gateways());
-      return gateways.every((row) => row.outboxPartials === 0) && (await read()).lost.length === 0;
+      if (gateways.some((row) => row.outboxPartials > 0)) return false;
+      const { lost, unreceipted } = await read();
+      return lost.length + unreceipted.length === 0;
     },
     settleMs,
   );
-  // What has not come by then is in the account as lost.
+  // What has not come by then is in the account.
   await arrived.catch(() => {});
   return read();
 }
 
-/** Computes the sums of the newest models again, from their bases and the books. */
+/** Computes every model again, from the first on. */
 async function checkSums(
   api: Api,
   point: Point,
   books: readonly Entry[],
-): Promise<Pick<PointResult, "modelsChecked" | "modelsWrong">> {
-  // What several site rounds compose is no flat sum; `proto/README.md` says what it is.
-  if (point.siteRounds > 1) return { modelsChecked: 0, modelsWrong: [] };
-  const samples = new Map(membersOf(point).map((member) => [member.device, member.samples]));
-  const inModel = new Map<string, Entry[]>();
-  for (const entry of books) {
-    if (entry.model === null) continue;
-    inModel.set(entry.model, [...(inModel.get(entry.model) ?? []), entry]);
-  }
-  const bitsOf = (coordinate: number) => (coordinate < point.parameters - 3 ? 20 : 12);
-  const most = Math.ceil(VALUES_CHECKED / (point.parameters * samples.size));
-  let modelsChecked = 0;
+  receipts: readonly Receipt[],
+): Promise<{ readonly checked: Checked; readonly modelsWrong: readonly string[] }> {
+  const rounds = await firstOf(api.rounds(SESSION), Number.POSITIVE_INFINITY);
+  const fold = createFold({
+    session: SESSION,
+    start: { id: "start.0", values: startValues(point) },
+    members: membersOf(point),
+    bitsOf: (coordinate) => (coordinate < point.parameters - 3 ? 20 : 12),
+    range: grid.range,
+    siteRounds: point.siteRounds > 1 || point.away,
+    baseOf: new Map(rounds.map(({ number, base }) => [number, base])),
+    books,
+    receipts,
+  });
   const modelsWrong: string[] = [];
-  for (const { id, parent, sumDigest } of await firstOf(api.models({ session: SESSION }), most)) {
-    const entries = inModel.get(id) ?? [];
-    const rounds = new Set(entries.map(({ round }) => round));
-    // A late contribution has another base: then the model is no sum on its parent alone.
-    if (parent === null || rounds.size !== 1 || !rounds.has(numberOf(id))) continue;
-    const from = startFrom(await weightsOf(api, parent));
-    const contributions = entries.map(({ device }) => ({
-      device,
-      samples: samples.get(device) ?? 0,
-    }));
-    modelsChecked++;
-    const expected = fedAvg(from, numberOf(id), contributions, bitsOf);
-    if (expected.sumDigest !== sumDigest) modelsWrong.push(id);
+  const models = await firstOf(api.models({ session: SESSION }), Number.POSITIVE_INFINITY);
+  for (const { id, parent, sumDigest } of models.toReversed()) {
+    const wrong = fold.check({ id, parent, sumDigest, values: await weightsOf(api, id) });
+    if (wrong !== undefined) modelsWrong.push(`${id}: ${wrong}`);
   }
-  return { modelsChecked, modelsWrong };
-}
-
-function numberOf(model: string): number {
-  return Number(model.slice(model.lastIndexOf(".") + 1));
+  return { checked: fold.checked, modelsWrong };
 }

@@ -1,15 +1,21 @@
+import { points } from "./points.js";
 import type { PointResult } from "./run.js";
 
 const columns: readonly (readonly [title: string, of: (result: PointResult) => string | number])[] =
   [
     ["point", ({ point }) => point],
+    ["asked", ({ asked }) => asked],
     ["kills", ({ kills }) => kills],
     ["receipted", ({ receipted }) => receipted],
     ["in a model", ({ inModel }) => inModel],
     ["expired", ({ expired }) => expired],
     ["lost", ({ lost }) => lost.length],
     ["doubled", ({ doubled }) => doubled.length],
-    ["sums checked", ({ modelsChecked }) => modelsChecked],
+    ["models", ({ checked }) => checked.models],
+    ["sums", ({ checked }) => checked.sums],
+    ["late", ({ checked }) => checked.late],
+    ["composed", ({ checked }) => checked.composed],
+    ["further", ({ checked }) => checked.further],
     ["wrong", ({ modelsWrong }) => modelsWrong.length],
     ["seconds", ({ elapsedMs }) => Math.round(elapsedMs / 1000)],
   ];
@@ -31,9 +37,23 @@ export function tableRow(result: PointResult): string {
   return `| ${cells.join(" | ")} |\n`;
 }
 
-/** Whether nothing was lost, doubled or summed wrongly, and there was something to judge. */
-export function passed({ receipted, lost, doubled, modelsWrong }: PointResult): boolean {
-  return receipted > 0 && lost.length + doubled.length + modelsWrong.length === 0;
+/** What keeps a run from passing, in words; nothing for one that holds. */
+export function failuresOf(result: PointResult): string[] {
+  const { asked, kills, receipted, checked } = result;
+  const { siteRounds, buffered, away } = points[result.point];
+  const failures: string[] = [];
+  const unless = (holds: boolean, what: string) => {
+    if (!holds) failures.push(what);
+  };
+  for (const what of ["lost", "doubled", "unreceipted", "modelsWrong"] as const)
+    for (const key of result[what]) failures.push(`${what}: ${key}`);
+  unless(kills === asked, `vacuous: ${kills} lives ended at the point, not ${asked}`);
+  unless(receipted > 0, "vacuous: no device holds a receipt");
+  unless(checked.sums > 0, "vacuous: no sum was checked");
+  unless(buffered === undefined || checked.late > 0, "vacuous: nothing late was in a model");
+  unless(siteRounds === 1 || checked.composed > 0, "vacuous: nothing composed was in a model");
+  unless(!away || checked.further > 0, "vacuous: no further stretch was in a model");
+  return failures;
 }
 
 function padded(text: string, title: string, column: number): string {

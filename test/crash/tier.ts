@@ -1,12 +1,12 @@
 import { createCloud } from "@tributary/cloud/cloud.js";
 import { configSchema as cloudConfig } from "@tributary/cloud/config.js";
 import { openStore } from "@tributary/cloud/store/open.js";
-import type { Store } from "@tributary/cloud/store/store.js";
 import { createDevice } from "@tributary/device-sdk/device.js";
 import { openMqttLink } from "@tributary/device-sdk/link.js";
 import { createBroker } from "@tributary/gateway/broker.js";
 import { configSchema as gatewayConfig } from "@tributary/gateway/config.js";
 import { createGateway } from "@tributary/gateway/gateway.js";
+import { levelDatabase } from "@tributary/gateway/store-table.js";
 import { createUpstream } from "@tributary/gateway/upstream.js";
 import { systemClock } from "@tributary/proto/host/clock.js";
 import { nodeDisk } from "@tributary/proto/host/disk.js";
@@ -16,6 +16,7 @@ import { type Bomb, createBomb } from "./bomb.js";
 import type { LifeSpec } from "./life.js";
 import { minedCloudDisk, minedDeviceDisk, minedGatewayDisk } from "./mined-disk.js";
 import { minedBroker, minedDeviceLink, minedUpstream } from "./mined-links.js";
+import { isOfIndex, minedCloudStore, minedIndex } from "./mined-store.js";
 import { receiptEarly } from "./planted.js";
 
 /**
@@ -50,28 +51,16 @@ async function liveAsCloud({ dataDir: root }: Spec<"cloud">, bomb: Bomb): Promis
     events: write,
     random,
     disk: minedCloudDisk(nodeDisk(root), { root, bomb, writeDelayMs: 0 }),
-    store: minedStore(await openStore({ dataDir: root }), bomb),
+    store: minedCloudStore(await openStore({ dataDir: root }), bomb),
   });
   write({ name: "alive", grpcPort, httpPort });
-}
-
-function minedStore(store: Store, bomb: Bomb): Store {
-  return {
-    ...store,
-    async endRound(end) {
-      bomb.hit("mid-step");
-      const ended = await store.endRound(end);
-      bomb.hit("after-commit");
-      return ended;
-    },
-  };
 }
 
 async function liveAsGateway(spec: Spec<"gateway">, bomb: Bomb): Promise<void> {
   const { config, writeDelayMs, plant } = spec;
   const parsed = gatewayConfig.parse(config);
   const open = plant === "receipt-early" ? receiptEarlyBroker : createBroker;
-  const { mqttPort } = await createGateway({
+  const { mqttPort, downstreamPort } = await createGateway({
     config: parsed,
     softwareVersion: "crash",
     events: write,
@@ -82,11 +71,15 @@ async function liveAsGateway(spec: Spec<"gateway">, bomb: Bomb): Promise<void> {
         bomb,
         writeDelayMs,
       }),
+      // A gateway that has both parts of a test takes no lock: only where it must be.
+      ...(isOfIndex(spec.fuse?.point) && {
+        database: (path: string) => minedIndex(levelDatabase(path), bomb),
+      }),
       upstream: minedUpstream(createUpstream(parsed.upstream, systemClock()), bomb),
       broker: async (options) => minedBroker(await open(options), bomb),
     },
   });
-  write({ name: "alive", mqttPort });
+  write({ name: "alive", mqttPort, downstreamPort });
 }
 
 const receiptEarlyBroker: typeof createBroker = (options) => receiptEarly(options, createBroker);

@@ -140,7 +140,8 @@ test("a clock that is set back a year in mid-round does not put off its deadline
     const { cloud, sites, gateways } = await stage(floor, cloudClock);
     const [future, past] = sites;
     past?.trainer.hold();
-    const soon = { deadlineMs: 9_000, uploadWindowMs: 3_000, absentGraceMs: 9_000 };
+    // Soon, and late enough for a busy machine to train and deliver before it.
+    const soon = { deadlineMs: 25_000, uploadWindowMs: 5_000, absentGraceMs: 25_000 };
     await cloud.api.startSession({ ...params, ...soon, name: "s", rounds: 1 });
     await until("both are asked", () => sites.every(({ trainer }) => trainer.asked.length > 0));
     for (const clock of [cloudClock, ...sites.map(({ clock }) => clock)])

@@ -20,7 +20,7 @@ export function startFrom(values: Float32Array): ModelBits {
 }
 
 /** q: the grid point nearest to a delta, ties to even. */
-function gridPoint(delta: number, fractionBits: number): number {
+export function gridPoint(delta: number, fractionBits: number): number {
   const scaled = delta * 2 ** fractionBits;
   const below = Math.floor(scaled);
   const over = scaled - below;
@@ -29,13 +29,13 @@ function gridPoint(delta: number, fractionBits: number): number {
 }
 
 /** S = sum of n q for each coordinate. */
-function sumOf(
-  from: ModelBits,
+export function sumOf(
+  from: Float32Array,
   round: number,
   contributions: readonly Contribution[],
   bitsOf: (coordinate: number) => number,
 ): bigint[] {
-  return Array.from(from.values, (base, i) => {
+  return Array.from(from, (base, i) => {
     let sum = 0n;
     for (const { device, samples } of contributions) {
       const trained = Math.fround(base + stepOf(device, round, i));
@@ -46,6 +46,29 @@ function sumOf(
   });
 }
 
+/** The double nearest to S / (N 2^f) for each coordinate. */
+export function meanOf(
+  sums: readonly bigint[],
+  weight: number,
+  bitsOf: (coordinate: number) => number,
+): Float64Array {
+  return Float64Array.from(sums, (exact, i) => {
+    const sum = Number(exact);
+    const divisor = weight * 2 ** bitsOf(i);
+    // Both are exact, so this one division is correctly rounded (IEEE 754).
+    if (!Number.isSafeInteger(sum) || !Number.isSafeInteger(divisor))
+      throw new RangeError("numbers too large for this check");
+    return sum / divisor;
+  });
+}
+
+/** SHA-256 over sums, one after the other, each as int64 little-endian. */
+export function digestOf(sums: readonly (readonly bigint[])[]): string {
+  const hash = createHash("sha256");
+  for (const sum of sums) hash.update(new Uint8Array(BigInt64Array.from(sum).buffer));
+  return hash.digest("hex");
+}
+
 /** FedAvg with learning rate 1: master weights move by the double nearest to S / (N 2^f). */
 export function fedAvg(
   from: ModelBits,
@@ -54,19 +77,10 @@ export function fedAvg(
   bitsOf: (coordinate: number) => number,
 ): ModelBits & { readonly sumDigest: string } {
   const weight = contributions.reduce((sum, { samples }) => sum + samples, 0);
-  const sums = sumOf(from, round, contributions, bitsOf);
-  const master = from.master.map((value, i) => {
-    const sum = Number(sums[i]);
-    const divisor = weight * 2 ** bitsOf(i);
-    // Both are exact, so this one division is correctly rounded (IEEE 754).
-    if (!Number.isSafeInteger(sum) || !Number.isSafeInteger(divisor))
-      throw new RangeError("numbers too large for this check");
-    return value + sum / divisor;
-  });
-  const bytes = Buffer.alloc(sums.length * 8);
-  for (const [i, sum] of sums.entries()) bytes.writeBigInt64LE(sum, i * 8);
-  const sumDigest = createHash("sha256").update(bytes).digest("hex");
-  return { master, values: Float32Array.from(master), sumDigest };
+  const sums = sumOf(from.values, round, contributions, bitsOf);
+  const mean = meanOf(sums, weight, bitsOf);
+  const master = from.master.map((value, i) => value + (mean[i] as number));
+  return { master, values: Float32Array.from(master), sumDigest: digestOf([sums]) };
 }
 
 /** The float32 values of a safetensors file, in the order in which they lie there. */
