@@ -14,7 +14,7 @@ export async function checkTrail(
   settings: Settings,
   cloud: Pick<CloudProgram, "store" | "disk">,
   account: Account,
-  holdings: Pick<Holdings, "lost">,
+  holdings: Pick<Holdings, "lost" | "stretches">,
   failures: Failures,
 ): Promise<void> {
   const { name } = settings.session;

@@ -1,6 +1,6 @@
 import type { Account } from "./account.js";
 import { composedSum, type Grid, meanOf, onGrid, type Sum, siteModelOf, sumOf } from "./oracle.js";
-import { type SiteHistory, type Stretch, updatesIn } from "./site-history.js";
+import { type SiteHistory, type Stretch, stretchOf, updatesIn } from "./site-history.js";
 
 /** Choices of updates that are tried for one history: a device that lost its receipt leaves several. */
 const CHOICES_MAX = 4_096;
@@ -24,7 +24,8 @@ export function composed(
   const found = new Map<string, ReadonlyMap<number, Sum>>();
   let why = `${history.gateway} composed more in ${history.round} than its devices gave`;
   let tried = 0;
-  for (const choice of choicesOf(history, history.stretches)) {
+  const last = history.stretches.findLastIndex(({ rows }) => rows.length > 0);
+  for (const choice of choicesOf(history, history.stretches.slice(0, last + 1))) {
     if (++tried > CHOICES_MAX) return `${history.round} at ${history.gateway} has too many choices`;
     const sums = compose(history, choice, account, base, grid);
     if (typeof sums === "string") why = sums;
@@ -39,7 +40,11 @@ function* choicesOf(history: SiteHistory, stretches: readonly Stretch[]): Genera
     yield new Map();
     return;
   }
-  for (const mine of choicesIn(history, stretch, stretch.rows))
+  const own =
+    stretch.rows.length > 0
+      ? choicesIn(history, stretch, stretch.rows)
+      : unrecorded(history, stretch);
+  for (const mine of own)
     for (const rest of choicesOf(history, others)) yield new Map([[stretch.first, mine], ...rest]);
 }
 
@@ -61,6 +66,23 @@ function* choicesIn(
     for (const rest of choicesIn(history, stretch, others))
       yield new Map([[row.device, numbers], ...rest]);
   }
+}
+
+/** Of a stretch that is lost: what is receipted was in it, and anything else may have been. */
+function* unrecorded(
+  history: SiteHistory,
+  stretch: Stretch,
+): Generator<ReadonlyMap<string, readonly number[]>> {
+  const mine = history.updates.filter(({ number }) => stretchOf(history, number) === stretch);
+  const open = mine.filter(({ receipted }) => !receipted);
+  for (let size = 0; size <= open.length; size++)
+    for (const others of subsets(open, size)) {
+      const taken = new Map<string, number[]>();
+      for (const update of mine)
+        if (update.receipted || others.includes(update))
+          taken.set(update.device, [...(taken.get(update.device) ?? []), update.number]);
+      yield taken;
+    }
 }
 
 /** Those of a size, in the order of their items. */

@@ -15,6 +15,8 @@ export type Holdings = {
   receipted(by: Hardware, round: string, device: string): void;
   /** Site rounds of one of the cloud's rounds, both included, are one Partial here now. */
   composed(by: Hardware, round: string, first: number, newest: number): void;
+  /** First site rounds of what a gateway composed in one of the cloud's rounds. */
+  stretches(gateway: string, round: string): readonly number[];
   /** Where an incarnation of a gateway is. */
   named(incarnation: string, hardware: Hardware): void;
   /** A service of a tier, overheard. @param by undefined for the cloud's, which is never replaced */
@@ -75,6 +77,10 @@ export function createHoldings(): Holdings {
     composed(by, round, first, newest) {
       stretches.push({ by, round, first, newest });
     },
+    stretches: (gateway, round) =>
+      stretches
+        .filter((one) => one.by.gateway === gateway && one.round === round)
+        .map(({ first }) => first),
     named(incarnation, hardware) {
       incarnations.set(incarnation, hardware);
     },

@@ -24,12 +24,14 @@ export type SiteUpdate = {
   readonly samples: number;
   /** It has a receipt from hardware that is still there, so it must be on record. */
   readonly owed: boolean;
+  readonly receipted: boolean;
 };
 
 /** One composed Partial. */
 export type Stretch = {
   /** Its first site round. */
   readonly first: number;
+  /** None where nobody contributed, or where it was lost with the hardware of a gateway. */
   readonly rows: readonly ContributionRow[];
 };
 
@@ -55,7 +57,7 @@ export function splitRound(round: string): { readonly cloud: string; readonly si
 
 export function siteHistories(
   account: Account,
-  holdings: Pick<Holdings, "lost">,
+  holdings: Pick<Holdings, "lost" | "stretches">,
   rows: readonly ContributionRow[],
 ): SiteHistories {
   const receipted = new Set(
@@ -73,7 +75,8 @@ export function siteHistories(
       if (site !== undefined) {
         const owed = known && !holdings.lost(round, device);
         const of = `${gateway} ${cloud}`;
-        updates.set(of, [...(updates.get(of) ?? []), { number: site, device, samples, owed }]);
+        const update = { number: site, device, samples, owed, receipted: known };
+        updates.set(of, [...(updates.get(of) ?? []), update]);
       }
       const others = (gateways.get(`${cloud} ${device}`) ?? []).filter((at) => at !== gateway);
       const all = known ? [gateway, ...others] : [...others, gateway];
@@ -97,14 +100,16 @@ export function siteHistories(
   const byKey = new Map(
     [...updates].map(([key, given]): [string, SiteHistory] => {
       const [gateway = "", round = ""] = key.split(" ");
-      const sorted = [...(stretches.get(key) ?? [])].sort(([a], [b]) => a - b);
+      const recorded = stretches.get(key) ?? new Map<number, ContributionRow[]>();
+      const firsts = new Set([...holdings.stretches(gateway, round), ...recorded.keys()]);
+      const sorted = [...firsts].sort((a, b) => a - b);
       return [
         key,
         {
           gateway,
           round,
           updates: given,
-          stretches: sorted.map(([first, members]) => ({ first, rows: members })),
+          stretches: sorted.map((first) => ({ first, rows: recorded.get(first) ?? [] })),
         },
       ];
     }),
