@@ -94,7 +94,9 @@ export function createFold(options: FoldOptions): Fold {
 
   /** S of a stretch of site rounds: of those from its first up to the first of the next one. */
   function siteSum(from: Float32Array, entries: readonly Entry[]): bigint[] | string {
-    const [{ round = 0, stretch = 0, device = "" } = {}] = entries;
+    const [first] = entries;
+    if (first === undefined) return "nothing";
+    const { round, stretch, device } = first;
     const site = memberOf.get(device)?.site ?? "";
     const next = options.books
       .filter((entry) => entry.round === round && memberOf.get(entry.device)?.site === site)
