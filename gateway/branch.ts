@@ -126,6 +126,13 @@ export function stepBranch(state: BranchState, event: BranchEvent): BranchStep {
   }
 }
 
+/** Gateways below that have said nothing of the round's end, and may be at work on it still. */
+export function membersAtWork({ members }: BranchState): string[] {
+  return [...members].flatMap(([name, { standing }]) =>
+    name !== OWN && standing === "waiting" ? [name] : [],
+  );
+}
+
 /** What the upstream is told: sums over the members. Once complete, of what is durable here. */
 export function branchCounts({ members, complete }: BranchState): Counts {
   const sum = { offered: 0, folded: 0, declined: 0 };

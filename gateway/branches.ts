@@ -13,6 +13,7 @@ import {
   type BranchState,
   type BranchStep,
   branchCounts,
+  membersAtWork,
   OWN,
   openBranch,
   stepBranch,
@@ -55,6 +56,8 @@ export type Branches = {
   progress(): RoundProgress[];
   /** Rounds that the upstream has not closed, as far as is known here. */
   openRounds(): string[];
+  /** Gateways below that may be at work on a round, also after it went up without them. */
+  atWork(round: string): string[];
   /** What a gateway that attached is to know of its rounds; `held` are those it has results of. */
   attached(gateway: string, held: readonly string[]): AttachResponse[];
   detached(gateway: string): void;
@@ -381,6 +384,10 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
       const alone = rounds.progress().filter(({ round }) => !branches.has(round));
       const open = [...branches.values()].filter(({ record }) => record.outcome === undefined);
       return [...alone, ...open.map(progressOf)];
+    },
+    atWork(round) {
+      const branch = branches.get(round);
+      return branch === undefined ? [] : membersAtWork(branch.state);
     },
     openRounds: () =>
       [...branches.values()].flatMap(({ record }) =>

@@ -33,6 +33,7 @@ import { openSiteTime, type SiteTime } from "./site-time.js";
 import { viewStatus } from "./status.js";
 import { type FillRate, openFillRate } from "./status-rate.js";
 import { createStatusRecord } from "./status-record.js";
+import { viewRounds } from "./status-rounds.js";
 import { openStatusPage } from "./status-server.js";
 import type { StatusView } from "./status-view.js";
 import { createStorage, type Storage } from "./storage.js";
@@ -418,7 +419,13 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           outbox,
           used: () => ({ usedBytes: usedBytes(), promisedBytes: rounds.promisedBytes }),
           roundTripMs: () => uplink?.roundTripMs,
-          rounds: () => [...running.progress()],
+          rounds: () =>
+            viewRounds({
+              progress: running.progress(),
+              atWork: (round) => downstream?.branches.atWork(round) ?? [],
+              ended: record.ended,
+              waiting: outbox.rounds(),
+            }),
           devices: () => devices.count,
           gatewaysBelow: () => downstream?.roll.names() ?? [],
           replies: () => replies.counts,

@@ -1,6 +1,6 @@
 import { framePage } from "./page-frame.js";
 import type { StatusView } from "./status-view.js";
-import { bytesOf, plural, spanOf } from "./status-words.js";
+import { bytesOf, plural, roundStateOf, spanOf } from "./status-words.js";
 
 const HOUR_MS = 3_600_000;
 /** The share of the budget from which it is shown as a warning, and as trouble. */
@@ -163,7 +163,7 @@ function roundsTable({ rounds }: StatusView): string {
   type Row = StatusView["rounds"][number];
   const columns: Column<Row>[] = [
     { title: "round", cell: ({ round }) => round },
-    { title: "state", cell: ({ sealed }) => (sealed ? "result made" : "running") },
+    { title: "state", cell: roundStateOf },
     { title: "asked", cell: ({ offered }) => String(offered), number: true },
     { title: "in", cell: ({ folded }) => String(folded), number: true },
     { title: "declined", cell: ({ declined }) => String(declined), number: true },

@@ -1,6 +1,7 @@
 import type { Clock } from "@tributary/proto/host/clock.js";
 import type { GatewayEvent } from "./events.js";
 import { limits } from "./limits.js";
+import { isSiteId } from "./site-plan.js";
 
 type End = {
   readonly atMs: number; // on the monotonic clock
@@ -21,6 +22,8 @@ export type StatusRecord = {
   };
   /** Newest first. */
   ends(): readonly (Omit<End, "atMs"> & { readonly agoMs: number })[];
+  /** Whether a round ended here since the start; of the newest. */
+  ended(round: string): boolean;
   /** Bytes a second of the last deliveries, while there was something to send; undefined before any. */
   deliveryRate(): number | undefined;
 };
@@ -31,6 +34,7 @@ export function createStatusRecord(clock: Clock): StatusRecord {
   let upstream: string | null = null;
   let reason: string | null = null;
   const ends: End[] = [];
+  const rounds = new Set<string>();
   const deliveries: { readonly bytes: number; readonly ms: number }[] = [];
   /** When sending what was delivered last can have begun. */
   let sendingMs = sinceMs;
@@ -38,6 +42,12 @@ export function createStatusRecord(clock: Clock): StatusRecord {
   function end(outcome: string, rule: string, round: string, bytes: number | null): void {
     ends.unshift({ atMs: clock.monotonicMs(), outcome, rule, round, bytes });
     ends.length = Math.min(ends.length, limits.statusEnds);
+  }
+
+  function endRound(round: string): void {
+    rounds.add(round);
+    const [oldest] = rounds;
+    if (rounds.size > limits.ledgerRounds && oldest !== undefined) rounds.delete(oldest);
   }
 
   return {
@@ -56,8 +66,12 @@ export function createStatusRecord(clock: Clock): StatusRecord {
           reason = event.reason;
           return;
         case "round-sealed":
+          if (!isSiteId(event.round)) endRound(event.round);
           sendingMs = nowMs;
           return;
+        case "site-rounds-composed":
+        case "branch-complete":
+          return endRound(event.round);
         case "partial-delivered": {
           end(event.outcome, event.rule, event.round, event.bytes);
           deliveries.push({ bytes: event.bytes, ms: nowMs - sendingMs });
@@ -78,6 +92,7 @@ export function createStatusRecord(clock: Clock): StatusRecord {
     }),
     ends: () =>
       ends.map(({ atMs, ...rest }) => ({ ...rest, agoMs: Math.round(clock.monotonicMs() - atMs) })),
+    ended: (round) => rounds.has(round),
     deliveryRate() {
       const ms = deliveries.reduce((sum, delivery) => sum + delivery.ms, 0);
       const bytes = deliveries.reduce((sum, delivery) => sum + delivery.bytes, 0);

@@ -22,8 +22,10 @@ const roundSchema = z.object({
   offered: count,
   folded: count,
   declined: count,
-  /** Its Partial is made, and waits or is on its way. */
+  /** It is over here: what came of it, if anything did, waits or is on its way. */
   sealed: z.boolean(),
+  /** Gateways below that may be at work on it still; what they come to goes up by itself. */
+  atWork: z.array(z.string()).default([]),
 });
 
 const endSchema = z.object({

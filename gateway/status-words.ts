@@ -32,3 +32,15 @@ export function bytesOf(bytes: number): string {
 export function plural(count: number, one: string, many = `${one}s`): string {
   return `${count} ${count === 1 ? one : many}`;
 }
+
+/** What has become of a round here. */
+export function roundStateOf(round: {
+  readonly sealed: boolean;
+  readonly folded: number;
+  readonly atWork: readonly string[];
+}): string {
+  const { sealed, folded, atWork } = round;
+  if (!sealed) return "running";
+  const made = folded === 0 ? "over, nothing came" : "result made";
+  return atWork.length === 0 ? made : `${made}, ${plural(atWork.length, "gateway")} still at it`;
+}

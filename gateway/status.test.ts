@@ -15,6 +15,7 @@ import { type StatusView, statusSchema } from "./status-view.js";
 import { bytesOf, spanOf } from "./status-words.js";
 import { samplePlan, sampleUpdate } from "./testing/sample.js";
 import { createStage, reported } from "./testing/stage.js";
+import { sampleStatus } from "./testing/status-sample.js";
 import { until } from "./testing/wait.js";
 
 const HOUR = 3_600_000;
@@ -25,46 +26,7 @@ afterEach(async () => {
   await stage.close();
 });
 
-const sample: StatusView = {
-  gateway: "gw-north",
-  site: "north",
-  incarnation: "0123456789abcdef",
-  softwareVersion: "0.1.0",
-  upMs: 26 * HOUR,
-  link: {
-    attached: false,
-    sinceMs: 2 * HOUR + 300_000,
-    address: "cloud.example:7443",
-    upstream: "cloud",
-    reason: "nothing was heard for 15000 ms",
-    roundTripMs: null,
-    nextWindowMs: 90 * 60_000,
-  },
-  waiting: {
-    partials: 3,
-    bytes: 24_400_000,
-    oldestAgeMs: 2 * HOUR,
-    classes: [{ name: "results", bytes: 24_400_000, budgetBytes: 400_000_000, evicted: 0 }],
-  },
-  budget: { bytes: 400_000_000, usedBytes: 300_000_000, promisedBytes: 8_000_000 },
-  rate: { measuredMs: 20 * HOUR, bytesPerHour: 12_000_000, hoursUntilFull: 7.6 },
-  drain: { bytesPerSecond: 125_000, basis: "configured", ms: 195_200 },
-  rounds: [{ round: "fit.12", offered: 12, folded: 9, declined: 1, sealed: false }],
-  devices: 11,
-  gatewaysBelow: ["gw-hall-1"],
-  refusals: { "storage-full": 2 },
-  duplicates: 4,
-  disk: { freeBytes: 52_000_000_000, reserveBytes: 268_435_456 },
-  clock: {
-    trusted: false,
-    now: "2026-11-24T14:58:03.000Z",
-    floor: "2026-11-24T14:58:03.000Z",
-    offsetMs: -5 * HOUR,
-  },
-  ends: [{ agoMs: 3 * HOUR, outcome: "merged", rule: "", round: "fit.11", bytes: 8_100_000 }],
-};
-
-async function server(view: () => StatusView = () => sample) {
+async function server(view: () => StatusView = () => sampleStatus) {
   const events: GatewayEvent[] = [];
   const page = await openStatusPage({ enabled: true, host: "127.0.0.1", port: 0 }, view, (event) =>
     events.push(event),
@@ -96,9 +58,9 @@ describe("the status page's listener", () => {
     assert.match(page.headers["content-type"] ?? "", /^text\/html/);
     assert.match(page.headers["content-security-policy"] ?? "", /default-src 'none'/);
     assert.equal(page.headers["cache-control"], "no-store");
-    assert.equal(page.text, renderPage(sample));
+    assert.equal(page.text, renderPage(sampleStatus));
     const json = await ask(port, { path: "/status.json?now" });
-    assert.deepEqual(statusSchema.parse(JSON.parse(json.text)), sample);
+    assert.deepEqual(statusSchema.parse(JSON.parse(json.text)), sampleStatus);
     const head = await ask(port, { method: "HEAD", path: "/status.json" });
     assert.deepEqual([head.status, head.text], [200, ""]);
     assert.equal(head.headers["content-length"], json.headers["content-length"]);
@@ -170,7 +132,7 @@ describe("the status page's listener", () => {
     assert.equal(
       await openStatusPage(
         off,
-        () => sample,
+        () => sampleStatus,
         () => assert.fail(),
       ),
       undefined,
@@ -182,7 +144,7 @@ describe("the status page's listener", () => {
     const config = { enabled: true, host: "127.0.0.1", port };
     const page = await openStatusPage(
       config,
-      () => sample,
+      () => sampleStatus,
       (event) => events.push(event),
     );
     assert.equal(page, undefined);
@@ -219,7 +181,7 @@ describe("the config of the status page", () => {
 
 describe("the page", () => {
   it("says all of the status, and escapes what others chose", () => {
-    const page = renderPage(sample);
+    const page = renderPage(sampleStatus);
     for (const text of [
       "gw-north",
       "No link to cloud for 2 h 5 min",
@@ -239,10 +201,10 @@ describe("the page", () => {
     }
     const hostile = '<img src=x onerror="alert(1)">';
     const shown = renderPage({
-      ...sample,
+      ...sampleStatus,
       gateway: hostile,
-      link: { ...sample.link, reason: hostile, upstream: hostile },
-      rounds: [{ ...(sample.rounds[0] as StatusView["rounds"][0]), round: hostile }],
+      link: { ...sampleStatus.link, reason: hostile, upstream: hostile },
+      rounds: [{ ...(sampleStatus.rounds[0] as StatusView["rounds"][0]), round: hostile }],
       refusals: { [hostile]: 1 },
       ends: [{ agoMs: 1, outcome: hostile, rule: hostile, round: hostile, bytes: null }],
     });
@@ -251,11 +213,11 @@ describe("the page", () => {
 
   it("says plainly what is not known, and that nothing waits", () => {
     const page = renderPage({
-      ...sample,
-      link: { ...sample.link, attached: true, roundTripMs: 12 },
+      ...sampleStatus,
+      link: { ...sampleStatus.link, attached: true, roundTripMs: 12 },
       waiting: { partials: 0, bytes: 0, oldestAgeMs: 0, classes: [] },
       rate: { measuredMs: 5, bytesPerHour: null, hoursUntilFull: null },
-      clock: { ...sample.clock, offsetMs: 0 },
+      clock: { ...sampleStatus.clock, offsetMs: 0 },
     });
     assert.match(page, /not known before an hour/);
     assert.match(page, /Link to cloud up/);
@@ -265,7 +227,7 @@ describe("the page", () => {
   });
 
   it("loads nothing from anywhere else", () => {
-    assert.doesNotMatch(renderPage(sample), /(src|href)="(?!data:)|url\(|@import|https?:/);
+    assert.doesNotMatch(renderPage(sampleStatus), /(src|href)="(?!data:)|url\(|@import|https?:/);
   });
 
   it("puts figures in words", () => {

@@ -88,7 +88,7 @@ function viewRate({ rate }: StatusSources, roomBytes: number): StatusView["rate"
   const known = bytesPerHour !== undefined && bytesPerHour > 0;
   return {
     measuredMs,
-    bytesPerHour: bytesPerHour ?? null,
+    bytesPerHour: bytesPerHour === undefined ? null : Math.round(bytesPerHour),
     hoursUntilFull: known ? Math.max(0, roomBytes) / bytesPerHour : null,
   };
 }
@@ -102,7 +102,8 @@ function viewDrain(sources: StatusSources, bytes: number): StatusView["drain"] {
     return { bytesPerSecond: null, basis: "unknown", ms: bytes === 0 ? 0 : null };
   }
   const basis = measured === undefined || bytesPerSecond < measured ? "configured" : "measured";
-  return { bytesPerSecond, basis, ms: (1_000 * bytes) / bytesPerSecond };
+  const ms = Math.round((1_000 * bytes) / bytesPerSecond);
+  return { bytesPerSecond: Math.max(1, Math.round(bytesPerSecond)), basis, ms };
 }
 
 function dateOf(ms: number): string {

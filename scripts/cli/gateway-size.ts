@@ -1,11 +1,12 @@
 import { readFile } from "node:fs/promises";
+import { limits } from "@tributary/gateway/limits.js";
 import type { Figure, SiteSize } from "@tributary/gateway/size.js";
 import type { Encoding } from "@tributary/proto/algebra/grid.js";
 import { parameterCount } from "@tributary/proto/algebra/layout.js";
+import { limits as wire } from "@tributary/proto/wire/limits.js";
 import { encodings } from "@tributary/proto/wire/plan.js";
 import { decodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { wholeNumber } from "./arguments.js";
 import { reasonOf, usageFailure } from "./failure.js";
 import { shorten } from "./text/table.js";
 import { bytes } from "./text/words.js";
@@ -22,6 +23,10 @@ type SizeOptions = GlobalOptions & {
   readonly uploadSlots: number;
 };
 
+const parametersMax = wire.modelBytes / 4;
+const roundsPerHourMax = 3_600;
+const outageMinMs = 60_000;
+const outageMaxMs = 3_650 * 86_400_000;
 const units: Readonly<Record<string, number>> = { m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 /** Adds `size`: what a gateway will need, calculated from formulas that it shows. */
@@ -29,9 +34,13 @@ export function addGatewaySize(gateway: Command, world: World): void {
   gateway
     .command("size")
     .description("calculate the buffer, memory and flash wear that a site needs")
-    .requiredOption("--devices <n>", "devices of the site", positive)
+    .requiredOption("--devices <n>", "devices of the site", within(1, limits.connections))
     .option("--model <file>", "a safetensors file of the model, to count its parameters")
-    .option("--parameters <n>", "parameters of the model, where there is no file", positive)
+    .option(
+      "--parameters <n>",
+      "parameters of the model, where there is no file",
+      within(1, parametersMax),
+    )
     .addOption(
       new Option("--encoding <name>", "how devices send values: 2 or 4 bytes each")
         .choices(encodings)
@@ -44,7 +53,7 @@ export function addGatewaySize(gateway: Command, world: World): void {
     )
     .option("--rounds-per-hour <n>", "rounds an hour, site rounds among them", amountOf, 6)
     .option("--no-site-rounds", "the site rests while the uplink is away")
-    .option("--upload-slots <n>", "the config's uploadSlots", positive, 4)
+    .option("--upload-slots <n>", "the config's uploadSlots", within(1, 64), 4)
     .action(async (_options: unknown, command: Command) => {
       const options = command.optsWithGlobals<SizeOptions>();
       const { sizeSite } = await import("@tributary/gateway/size.js");
@@ -107,19 +116,24 @@ function describeSize(parameters: number, devices: number, size: SiteSize, width
   ].join("\n");
 }
 
-function positive(value: string): number {
-  const number = wholeNumber(value);
-  if (number < 1) throw new InvalidArgumentError("It must be at least 1.");
-  return number;
+/** Parses a whole number within a range; commander names the flag. */
+function within(least: number, most: number): (value: string) => number {
+  return (value) => {
+    const number = /^\d{1,12}$/.test(value) ? Number(value) : Number.NaN;
+    if (number >= least && number <= most) return number;
+    throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+  };
 }
 
 function amountOf(value: string): number {
-  if (/^\d{1,6}(\.\d{1,6})?$/.test(value)) return Number(value);
-  throw new InvalidArgumentError("It must be a number from 0.");
+  const number = /^\d{1,6}(\.\d{1,6})?$/.test(value) ? Number(value) : Number.NaN;
+  if (number <= roundsPerHourMax) return number;
+  throw new InvalidArgumentError(`It must be a number from 0 to ${roundsPerHourMax}, such as 0.5.`);
 }
 
 function timeOf(value: string): number {
   const [, amount, unit] = /^(\d{1,6}(?:\.\d{1,3})?)([mhd])$/.exec(value) ?? [];
-  if (amount === undefined) throw new InvalidArgumentError("It must be like 90m, 6h or 7d.");
-  return Number(amount) * (units[unit ?? ""] ?? Number.NaN);
+  const ms = Number(amount) * (units[unit ?? ""] ?? Number.NaN);
+  if (ms >= outageMinMs && ms <= outageMaxMs) return ms;
+  throw new InvalidArgumentError("It must be from 1m to 3650d, such as 90m, 6h or 7d.");
 }

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { StatusView } from "@tributary/gateway/status-view.js";
+import { sampleStatus } from "@tributary/gateway/testing/status-sample.js";
 import { nodeDisk } from "@tributary/proto/host/disk.js";
 import { openJournal } from "@tributary/proto/host/journal.js";
 import { systemRandom } from "@tributary/proto/host/random.js";
@@ -21,42 +22,11 @@ after(() => {
 
 const HOUR = 3_600_000;
 const view: StatusView = {
-  gateway: "gw-north",
-  site: "north",
-  incarnation: "0123456789abcdef",
-  softwareVersion: "0.1.0",
-  upMs: 26 * HOUR,
+  ...sampleStatus,
   link: {
-    attached: false,
-    sinceMs: 2 * HOUR,
-    address: "cloud.example:7443",
-    upstream: "cloud",
+    ...sampleStatus.link,
     reason: "the upstream cannot be reached: \u001b[31mnothing listens there".repeat(3),
-    roundTripMs: null,
-    nextWindowMs: 90 * 60_000,
   },
-  waiting: {
-    partials: 3,
-    bytes: 24_400_000,
-    oldestAgeMs: 2 * HOUR,
-    classes: [{ name: "results", bytes: 24_400_000, budgetBytes: 400_000_000, evicted: 0 }],
-  },
-  budget: { bytes: 400_000_000, usedBytes: 300_000_000, promisedBytes: 8_000_000 },
-  rate: { measuredMs: 20 * HOUR, bytesPerHour: 12_000_000, hoursUntilFull: 7.6 },
-  drain: { bytesPerSecond: 125_000, basis: "configured", ms: 195_200 },
-  rounds: [{ round: "fit.12", offered: 12, folded: 9, declined: 1, sealed: false }],
-  devices: 11,
-  gatewaysBelow: [],
-  refusals: { "storage-full": 2 },
-  duplicates: 0,
-  disk: { freeBytes: 52_000_000_000, reserveBytes: 268_435_456 },
-  clock: {
-    trusted: false,
-    now: "2026-11-24T14:58:03.000Z",
-    floor: "2026-11-24T14:58:03.000Z",
-    offsetMs: -5 * HOUR,
-  },
-  ends: [{ agoMs: 3 * HOUR, outcome: "merged", rule: "", round: "fit.11", bytes: 8_100_000 }],
 };
 
 async function pageOf(status: number, body: string): Promise<number> {
@@ -94,8 +64,12 @@ test("status says in 80 columns what waits, until when it is full and how long i
   assert.match(stdout, /^to send +3 min at 125\.0 kB\/s, as configured/m);
   assert.match(stdout, /^clock +wrong, at least 5 h behind/m);
   assert.match(stdout, /^fit\.12 +running +12 +9 +1$/m);
+  assert.match(stdout, /^fit\.11 +result made, 1 gateway still at it +12 +7 +0$/m);
 
   const config = configOf("status", { status: { port } });
+  const slow = { ...view, drain: { ...view.drain, bytesPerSecond: 512.3456 } };
+  const url = `http://127.0.0.1:${await pageOf(200, JSON.stringify(slow))}`;
+  assert.match((await runHere(["gateway", "status", "--url", url])).stdout, / at 512 B\/s,/);
   const json = await runHere(["gateway", "status", "--config", config, "--json"]);
   assert.deepEqual(JSON.parse(json.stdout), view);
 });
@@ -143,6 +117,26 @@ test("size calculates from a model file or a number, and shows its formulas", as
   for (const options of wrong) {
     assert.equal((await runHere(["gateway", "size", ...options])).code, 64, options.join(" "));
   }
+});
+
+test("size says of an absurd number which flag it is of, and what the flag takes", async () => {
+  const whole = (most: number) => `a whole number from 1 to ${most}`;
+  const ranges = {
+    "--devices": whole(12_000),
+    "--parameters": whole(134_217_728),
+    "--upload-slots": whole(64),
+    "--rounds-per-hour": "a number from 0 to 3600",
+    "--outage": "from 1m to 3650d",
+  };
+  for (const [flag, range] of Object.entries(ranges)) {
+    for (const absurd of ["-1", "1e300", "NaN", "", "9".repeat(400), "0.0000000001"]) {
+      const { code, stderr } = await runHere(["gateway", "size", flag, absurd]);
+      assert.equal(code, 64, `${flag} ${absurd}`);
+      assert.ok(stderr.includes(`option '${flag} <`), stderr);
+      assert.ok(stderr.includes(range), stderr);
+    }
+  }
+  assert.match((await runHere(["gateway", "size", "--devices", "0"])).stderr, /from 1 to 12000/);
 });
 
 test("repair finds damage in a dry run with 1, mends it, and then finds none", async () => {

@@ -1,4 +1,5 @@
 import type { StatusView } from "@tributary/gateway/status-view.js";
+import { roundStateOf } from "@tributary/gateway/status-words.js";
 import { type Column, fields, shorten, table } from "./table.js";
 import { bytes, duration } from "./words.js";
 
@@ -102,7 +103,7 @@ function rounds({ rounds: rows }: StatusView, width: number): string {
   type Row = StatusView["rounds"][number];
   const columns: readonly Column<Row>[] = [
     { title: "ROUND", cell: ({ round }) => round },
-    { title: "STATE", cell: ({ sealed }) => (sealed ? "result made" : "running") },
+    { title: "STATE", cell: roundStateOf },
     { title: "ASKED", cell: ({ offered }) => String(offered), align: "right" },
     { title: "IN", cell: ({ folded }) => String(folded), align: "right" },
     { title: "DECLINED", cell: ({ declined }) => String(declined), align: "right" },

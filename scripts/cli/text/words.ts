@@ -20,7 +20,7 @@ export function bytes(value: number | undefined): string {
     size /= 1000;
     unit += 1;
   }
-  return `${unit === 0 ? size : size.toFixed(1)} ${units[unit]}`;
+  return `${unit === 0 ? Math.round(size) : size.toFixed(1)} ${units[unit]}`;
 }
 
 /** `4 s`, `12 min`, `3 h`, `9 d`. */

@@ -1,0 +1,84 @@
+import assert from "node:assert/strict";
+import { afterEach, describe, it } from "node:test";
+import { viewRounds } from "./status-rounds.js";
+import { roundStateOf } from "./status-words.js";
+import { samplePlan, sampleUpdate } from "./testing/sample.js";
+import { createStage, reported } from "./testing/stage.js";
+import { until } from "./testing/wait.js";
+
+const stage = createStage();
+afterEach(() => stage.close());
+
+const progress = (round: string, sealed: boolean, folded = 1) => ({
+  ...{ round, offered: 2, folded, declined: 0, sealed },
+});
+
+describe("the rounds of a status", () => {
+  it("are those that run, ended since the start, or have a result here", () => {
+    const rounds = viewRounds({
+      progress: [
+        progress("s.1", true),
+        progress("s.2", true),
+        progress("s.3", true),
+        progress("s.4", false),
+      ],
+      atWork: (round) => (round === "s.3" ? ["g1", "g2"] : ["g3"]),
+      ended: (round) => round === "s.3",
+      waiting: ["s.2"],
+    });
+    assert.deepEqual(
+      rounds.map(({ round, atWork }) => [round, atWork]),
+      [
+        ["s.2", ["g3"]],
+        ["s.3", ["g1", "g2"]],
+        ["s.4", []],
+      ],
+    );
+  });
+
+  it("are in words", () => {
+    const words = (sealed: boolean, folded: number, ...atWork: string[]) =>
+      roundStateOf({ sealed, folded, atWork });
+    assert.equal(words(false, 3), "running");
+    assert.equal(words(true, 3), "result made");
+    assert.equal(words(true, 0), "over, nothing came");
+    assert.equal(words(true, 2, "g1", "g2"), "result made, 2 gateways still at it");
+  });
+
+  it("say which gateways below a round went up without, and leave out old ones after a restart", async () => {
+    const reducer = await stage.reducer();
+    const settings = {
+      gateway: "region",
+      site: "hub",
+      downstream: { listen: { port: 0 } },
+      absentGraceMs: 50,
+    };
+    const dir = await stage.dataDir();
+    const region = await stage.gateway(dir, reducer.address, settings);
+    const leaf = await stage.gateway(await stage.dataDir(), `127.0.0.1:${region.downstreamPort}`, {
+      gateway: "g1",
+      site: "east",
+      absentGraceMs: 60_000,
+    });
+    const own = await stage.device(region, "own", "hub");
+    const below = await stage.device(leaf, "a", "east");
+    await reported(reducer, 2);
+    const plan = samplePlan();
+    reducer.openRound(plan, ["own", "a"]);
+    await below.next("offer");
+    await own.next("offer");
+    assert.deepEqual(region.status().rounds.map(roundStateOf), ["running"]);
+    await leaf.close();
+    await own.upload(sampleUpdate(plan, "own", 2, { gateway: "region" }));
+    await own.next("receipt");
+    await until("it is sent", () => region.events.some((e) => e.name === "partial-delivered"));
+    const [round] = region.status().rounds;
+    assert.ok(round !== undefined);
+    assert.deepEqual([round.round, round.atWork], [plan.round, ["g1"]]);
+    assert.equal(roundStateOf(round), "result made, 1 gateway still at it");
+    await region.close();
+
+    const again = await stage.gateway(dir, reducer.address, settings);
+    assert.deepEqual(again.status().rounds, []);
+  });
+});
