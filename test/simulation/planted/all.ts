@@ -8,5 +8,6 @@ export {
   sendThrows,
   unseededRandom,
 } from "./links.js";
+export { siteStateKeptOld, slotsForgotten } from "./sites.js";
 export { countedAgain } from "./stores.js";
 export { sumWraps } from "./sums.js";
