@@ -1,5 +1,5 @@
 import type { StatusView } from "@tributary/gateway/status-view.js";
-import { roundStateOf } from "@tributary/gateway/status-words.js";
+import { plural, roundStateOf } from "@tributary/gateway/status-words.js";
 import { type Column, fields, shorten, table } from "./table.js";
 import { bytes, duration } from "./words.js";
 
@@ -8,7 +8,8 @@ const HOUR_MS = 3_600_000;
 /** A gateway's status for a person, in lines of at most `width` characters. */
 export function describeStatus(view: StatusView, width: number): string {
   const { gateway, site, softwareVersion, upMs, devices, gatewaysBelow, disk } = view;
-  const below = gatewaysBelow.length === 0 ? "" : `, ${gatewaysBelow.length} gateways below`;
+  const below =
+    gatewaysBelow.length === 0 ? "" : `, ${plural(gatewaysBelow.length, "gateway")} below`;
   const lines = fields([
     ["gateway", `${gateway} at ${site}, version ${softwareVersion}, up for ${duration(upMs)}`],
     ...linkLines(view),
@@ -49,7 +50,7 @@ function linkLines({ link }: StatusView): readonly Line[] {
 function waitingLine({ waiting }: StatusView): string {
   const { partials, bytes: size, oldestAgeMs } = waiting;
   if (partials === 0) return "nothing";
-  return `${partials} results, ${bytes(size)}, the oldest ${duration(oldestAgeMs)} old`;
+  return `${plural(partials, "result")}, ${bytes(size)}, the oldest ${duration(oldestAgeMs)} old`;
 }
 
 function bufferLine({ budget }: StatusView): string {
