@@ -69,6 +69,11 @@ export function simulatedBroker(
       handlers.onDisconnected(device);
     };
     const take = (device: string, wire: Wire, bytes: Uint8Array) => {
+      if (bytes.length > wireLimits.mqttPacketBytes) {
+        handlers.onRefused(device, "an MQTT packet past its bound");
+        leave(device, wire);
+        return wire.close();
+      }
       const times = random.next() < duplicateRate ? 2 : 1;
       for (let i = 0; i < times; i++) {
         if (connected.get(device) !== wire) return;
@@ -177,6 +182,8 @@ export function simulatedLink(
       const schema = kind === "published" ? allSchemas[kind] : downSchemas[kind];
       const read = decodeEnvelope(schema, bytes, wireLimits.downHeaderBytes);
       if (!read.ok) return onUnreadable(kind, read.code, read.message);
+      if (read.payload.length > wireLimits.chunkBytes)
+        return onUnreadable(kind, "too-large", `a payload of ${read.payload.length} bytes`);
       // The schema was chosen by the kind, which the type system does not follow through the table.
       const message = { kind, header: read.header, payload: read.payload } as Message;
       tap.received(message);
