@@ -118,6 +118,24 @@ test("a full disk is reported, and the model is there all the same", async () =>
   assert.deepEqual(failures, ["model"]);
 });
 
+test("what a disk that took no writes kept too long goes with the next model that is written", async () => {
+  const disk = memoryDisk();
+  const { failures, onFailure } = collect();
+  const models = await openModels(disk, onFailure);
+  for (const model of [a, b]) keep(models, model, false);
+  await models.settled();
+  disk.fail("read-only");
+  for (const model of [c, sampleModel("s.3", 3, 2)]) keep(models, model, false);
+  await models.settled();
+  assert.equal(failures.length, 2);
+  disk.fail("none");
+  const last = sampleModel("s.4", 3, 3);
+  keep(models, last, true);
+  await models.settled();
+  const files = (await disk.list(".")).filter((name) => name.endsWith(".safetensors"));
+  assert.deepEqual(files, [`${last.manifest.digest}.safetensors`]);
+});
+
 test("held chunks survive a restart as far as they verify; a torn tail is cut off", async () => {
   const large = sampleModel("s.0", 1000);
   const { manifest, file } = large;

@@ -119,15 +119,12 @@ export async function openModels(
   };
 
   /** Takes out the oldest that is not the last good one, until the bound holds. */
-  const prune = (): readonly Entry[] => {
-    const removed: Entry[] = [];
+  const prune = (): void => {
     while (entries.length > limits.models) {
       const oldest = entries.find((entry) => entry.digest !== good);
       if (oldest === undefined) break;
       entries = entries.filter((entry) => entry !== oldest);
-      removed.push(oldest);
     }
-    return removed;
   };
 
   void onDisk("model", (on) => removeUnnamed(on, entries));
@@ -154,11 +151,12 @@ export async function openModels(
       const decoded = { id, digest, layout: file.layout, values: file.values };
       entries = [...entries.filter((entry) => entry.digest !== digest), { id, digest, decoded }];
       if (isGood) good = digest;
-      const removed = prune();
+      prune();
       void onDisk("model", async (to) => {
         await to.writeFileAtomic(modelFile(digest), [bytes]);
         await writeIndex(to);
-        for (const entry of removed) await to.remove(modelFile(entry.digest));
+        // Those of earlier models, too, which could not be removed while the disk took no writes.
+        await removeUnnamed(to, entries);
         if (await to.exists(heldFile(digest))) await to.remove(heldFile(digest));
       });
       return { ok: true, model: decoded };
@@ -228,7 +226,7 @@ async function readIndex(
   }
 }
 
-/** Files of models that no index names any more, as after damage to it. */
+/** Removes files of models that no index names any more, or none after damage to it. */
 async function removeUnnamed(disk: Disk, entries: readonly Entry[]): Promise<void> {
   const named = new Set(entries.map(({ digest }) => modelFile(digest)));
   for (const name of await disk.list("."))
