@@ -73,7 +73,7 @@ export type SessionView = {
     readonly rounds: number;
     /** Failed rounds in a row. */
     readonly failedRounds: number;
-    /** Contributions in a model, and recorded as expired, since this process started. */
+    /** Contributions in a model, and recorded as expired, of all its rounds; `kept` has the others. */
     readonly merged: number;
     readonly expired: number;
   };

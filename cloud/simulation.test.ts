@@ -293,6 +293,14 @@ async function simulate(session: string, { aggregation, ...sizes }: Rules) {
         await deliver(identity);
         assert.ok(sent.done, `${identity} has no receipt`);
       }
+    const view = world.sessions.sessions.status(session);
+    const { items } = await store.listContributions({ session }, { limit: 1_000 });
+    const count = (of: string) => items.filter(({ outcome }) => outcome === of).length;
+    assert.deepEqual(
+      [view?.counts.merged, view?.counts.expired, view?.kept.contributions],
+      [count("model"), count("expired"), count("kept")],
+      "what is shown of the session is what is on record",
+    );
     await world.sessions.close();
   };
   return { apply, start, end, attach, sums: () => [...sums.values()].map(({ sum }) => sum) };
@@ -381,6 +389,13 @@ async function audit(session: string, sums: readonly Sum[]): Promise<void> {
       });
       assert.equal(sumDigest, sha256(Buffer.concat(sums)));
     }
+  }
+  for (const { id, number, model, merged, kept, expired, fromEarlier } of rounds) {
+    const own = rows.filter((row) => row.round === number).map(({ outcome }) => outcome);
+    const count = (outcome: string) => own.filter((each) => each === outcome).length;
+    assert.deepEqual([merged, kept, expired], [count("model"), 0, count("expired")], id);
+    const earlier = rows.filter((row) => row.model === model && row.round !== number);
+    assert.equal(fromEarlier, model === null ? 0 : earlier.length, id);
   }
   for (const { outcome, rule, model } of rows) {
     assert.notEqual(outcome, "kept");

@@ -80,8 +80,10 @@ export const roundSchema = z.object({
   sites: z.number(),
   roster: z.number(),
   partials: z.number(),
-  merged: z.number(),
-  expired: z.number(),
+  merged: z.number().describe("contributions to it in a model, its own or a later one"),
+  kept: z.number().describe("contributions to it that wait for a later model"),
+  expired: z.number().describe("contributions to it that expired"),
+  fromEarlier: z.number().describe("contributions to earlier rounds, first in its model"),
   openedAtMs: timeMs,
   closedAtMs: timeMs.nullable(),
 });

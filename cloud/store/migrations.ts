@@ -172,6 +172,20 @@ const migrations: readonly (readonly string[])[] = [
     "ALTER TABLE contributions DROP CONSTRAINT contributions_pkey",
     "ALTER TABLE contributions ADD PRIMARY KEY (session, round, stretch, device)",
   ],
+  [
+    `ALTER TABLE rounds
+       ADD COLUMN kept integer NOT NULL DEFAULT 0,
+       ADD COLUMN from_earlier integer NOT NULL DEFAULT 0`,
+    `UPDATE rounds r SET kept = c.kept
+     FROM (SELECT session, round, count(*) AS kept FROM contributions
+       WHERE outcome = 'kept' GROUP BY session, round) c
+     WHERE c.session = r.session AND c.round = r.number`,
+    `UPDATE rounds r SET from_earlier = c.earlier
+     FROM (SELECT o.id, count(*) AS earlier FROM rounds o JOIN contributions m
+         ON m.session = o.session AND m.model = o.model AND m.round <> o.number
+       GROUP BY o.id) c
+     WHERE c.id = r.id`,
+  ],
 ];
 
 /** The schema that this build writes. */

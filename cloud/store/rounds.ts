@@ -67,7 +67,7 @@ export function roundQueries({ read, write }: Sql): RoundQueries {
 async function endRound(query: Query, end: RoundEnd): Promise<boolean> {
   const [ended] = await query(
     `UPDATE rounds SET state = $2, rule = $3, closed_at_ms = $4, model = $5, partials = $6
-     WHERE id = $1 AND state = 'open' RETURNING session`,
+     WHERE id = $1 AND state = 'open' RETURNING session, number`,
     [end.round, end.state, end.rule, end.closedAtMs, end.model?.id ?? null, end.partials.length],
   );
   if (ended === undefined) {
@@ -82,7 +82,22 @@ async function endRound(query: Query, end: RoundEnd): Promise<boolean> {
   await insertRows(query, "contributions", end.contributions);
   await countOutcomes(query, session, end.contributions);
   await settlePartials(query, session, end.settled ?? []);
+  const earlier = contributionsFromEarlier(end, Number(ended.number));
+  if (earlier > 0)
+    await query("UPDATE rounds SET from_earlier = $2 WHERE id = $1", [end.round, earlier]);
   if (end.evaluation !== undefined) await insertRows(query, "evaluations", [end.evaluation]);
   await updateProgress(query, session, end.progress, end.closedAtMs);
   return true;
+}
+
+/** Contributions to other rounds than the one of this number that are first in the model of its end. */
+export function contributionsFromEarlier(
+  { model, contributions, settled = [] }: Pick<RoundEnd, "model" | "contributions" | "settled">,
+  number: number,
+): number {
+  if (model === undefined) return 0;
+  const own = contributions.filter(({ outcome }) => outcome === "model");
+  const late = settled.filter(({ fate }) => fate?.outcome === "merged");
+  const merged = [...own, ...late.flatMap(({ contributions: keys }) => keys)];
+  return merged.filter(({ round }) => round !== number).length;
 }

@@ -48,9 +48,14 @@ export type RoundRow = {
   readonly roster: number;
   /** Partials that arrived while it was open. */
   readonly partials: number;
-  /** Contributions of it in a model, this round's or a later one's, and recorded as expired. */
+  /** Contributions to it that are in a model, its own or a later one. */
   readonly merged: number;
+  /** Contributions to it that are kept and wait for a later model. */
+  readonly kept: number;
+  /** Contributions to it that expired. */
   readonly expired: number;
+  /** Contributions to earlier rounds that are first in a model with this round's. */
+  readonly fromEarlier: number;
   readonly openedAtMs: number;
   readonly closedAtMs: number | null;
 };

@@ -46,7 +46,7 @@ export async function settlePartials(
     [session, toJson(contributions)],
   );
   checkAll(decided.length, contributions.length, "contributions");
-  await countOutcomes(query, session, contributions);
+  await countOutcomes(query, session, contributions, "kept");
 }
 
 function outcomeOf(fate: NonNullable<Settlement["fate"]>) {
@@ -63,24 +63,30 @@ function checkAll(changed: number, expected: number, what: string): void {
     );
 }
 
-/** Adds decided contributions to the counts of the rounds that they were made in. */
+/**
+ * Adds contributions to the counts of the rounds that they were made to.
+ *
+ * @param before what they were counted as until now
+ */
 export async function countOutcomes(
   query: Query,
   session: string,
   contributions: readonly Pick<ContributionRow, "round" | "outcome">[],
+  before?: "kept",
 ): Promise<void> {
-  const counts = new Map<number, { merged: number; expired: number }>();
+  const counts = new Map<number, { merged: number; kept: number; expired: number }>();
   for (const { round, outcome } of contributions) {
-    if (outcome === "kept") continue;
-    const count = counts.get(round) ?? { merged: 0, expired: 0 };
-    if (outcome === "model") count.merged++;
-    else count.expired++;
+    const count = counts.get(round) ?? { merged: 0, kept: 0, expired: 0 };
+    count[outcome === "model" ? "merged" : outcome]++;
+    if (before !== undefined) count[before]--;
     counts.set(round, count);
   }
   if (counts.size === 0) return;
   await query(
-    `UPDATE rounds r SET merged = r.merged + s.merged, expired = r.expired + s.expired
-     FROM jsonb_to_recordset($2::jsonb) AS s(number integer, merged integer, expired integer)
+    `UPDATE rounds r SET merged = r.merged + s.merged, kept = r.kept + s.kept,
+       expired = r.expired + s.expired
+     FROM jsonb_to_recordset($2::jsonb)
+       AS s(number integer, merged integer, kept integer, expired integer)
      WHERE r.session = $1 AND r.number = s.number`,
     [session, toJson([...counts].map(([number, count]) => ({ number, ...count })))],
   );

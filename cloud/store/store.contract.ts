@@ -79,7 +79,9 @@ const openRound = (session: string, number: number): OpenRound => ({
   roster: 3,
   partials: 0,
   merged: 0,
+  kept: 0,
   expired: 0,
+  fromEarlier: 0,
   openedAtMs: 1_700_000_000_100,
   closedAtMs: null,
   plan: Uint8Array.of(0, 1, 255, 92, 120, 0),
@@ -293,6 +295,10 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       assert.deepEqual(decided?.metrics, { ...modelRow("eval", 0).metrics, ...metrics });
     });
 
+    const countsOf = async (round: string) => {
+      const { merged, kept, expired, fromEarlier } = (await store.round(round)) ?? {};
+      return { merged, kept, expired, fromEarlier };
+    };
     const keepLate = async (session: string, devices: readonly string[]) => {
       await store.addSession(sessionRow(session));
       await store.addModel(modelRow(session, 0));
@@ -324,8 +330,12 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       assert.equal(await store.partial(again), undefined);
       const { items } = await store.listContributions({ session: "late" }, { limit: 10 });
       assert.deepEqual(items, [contribution("late", 1, "d1"), ...kept]);
-      const { merged, expired } = (await store.round("late.1")) ?? {};
-      assert.deepEqual([merged, expired], [1, 0]);
+      assert.deepEqual(await countsOf("late.1"), {
+        merged: 1,
+        kept: 2,
+        expired: 0,
+        fromEarlier: 0,
+      });
       assert.deepEqual(await store.partial(partial), partial);
       assert.deepEqual(await store.retainedPartials("late"), [partial]);
       const keys = ["d1", "d3", "d4"].map((device) => ({ round: 1, stretch: 0, device }));
@@ -369,7 +379,12 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
         items.map(({ outcome }) => outcome),
         ["model", "kept", "expired", "expired"],
       );
-      assert.equal((await store.round("apart.1"))?.expired, 2);
+      assert.deepEqual(await countsOf("apart.1"), {
+        merged: 1,
+        kept: 1,
+        expired: 2,
+        fromEarlier: 0,
+      });
     });
 
     test("what was kept ends once: in a model that another round makes, or expired", async () => {
@@ -386,7 +401,18 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       const inModel = { session: "settle", model: "settle.2" };
       const listed = (await store.listContributions(inModel, { limit: 9 })).items;
       assert.deepEqual(listed, [held, contribution("settle", 2, "d1")]);
-      assert.equal((await store.round("settle.1"))?.merged, 2);
+      assert.deepEqual(await countsOf("settle.1"), {
+        merged: 2,
+        kept: 0,
+        expired: 0,
+        fromEarlier: 0,
+      });
+      assert.deepEqual(await countsOf("settle.2"), {
+        merged: 1,
+        kept: 0,
+        expired: 0,
+        fromEarlier: 1,
+      });
       assert.deepEqual(await store.retainedPartials("settle"), [{ ...partial, outcome: "merged" }]);
       // Its file is given up; what became of it stays.
       const dropped = [{ ...identity, fate: null, retained: false, contributions }];

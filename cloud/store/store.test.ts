@@ -75,9 +75,23 @@ function sqlStore(driver: string, makePlace: () => Promise<SqlPlace>): void {
       await query(
         `INSERT INTO partials VALUES ('g', 'i', 1, 'd', 'old.2', 1, 1, 1, 'merged', NULL, 1)`,
       );
-      await query(
-        `INSERT INTO contributions VALUES ('old', 2, 'a', 'g', 1, 'model', NULL, 'old.2')`,
-      );
+      for (const [round, device, outcome, model] of [
+        [1, "b", "model", "old.2"],
+        [1, "c", "kept", null],
+        [2, "a", "model", "old.2"],
+      ])
+        await query(`INSERT INTO contributions VALUES ('old', $1, $2, 'g', 1, $3, NULL, $4)`, [
+          round,
+          device,
+          outcome,
+          model,
+        ]);
+      for (const number of [1, 2])
+        await query(
+          `INSERT INTO rounds VALUES ($1, 'old', $2, 'train', 'old.1', 'committed', NULL, $1, 1, 3, 1,
+             1, 0, 1, 2, '', '{}')`,
+          [`old.${number}`, number],
+        );
       await query(`INSERT INTO devices VALUES ('a', 's', 'g', 'sdk', '{}', true, 1, 1)`);
     });
     const store = await createStore(sql);
@@ -91,6 +105,14 @@ function sqlStore(driver: string, makePlace: () => Promise<SqlPlace>): void {
     assert.deepEqual([partial?.session, partial?.retained], ["old", false]);
     const held = await store.listContributions({ session: "old", model: "old.2" }, { limit: 9 });
     assert.deepEqual(held.items[0]?.updates, 1);
+    const rounds = (await store.listRounds("old", { limit: 9 })).items;
+    assert.deepEqual(
+      rounds.map(({ id, merged, kept, fromEarlier }) => [id, merged, kept, fromEarlier]),
+      [
+        ["old.2", 1, 0, 1],
+        ["old.1", 1, 1, 0],
+      ],
+    );
     assert.equal((await store.listDevices({}, { limit: 9 })).items[0]?.via, "g");
     await store.close();
   });

@@ -1,6 +1,7 @@
 import type { PartialIdentity } from "@tributary/proto/tier/identity.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { storeLimits } from "../store/limits.js";
+import { contributionsFromEarlier } from "../store/rounds.js";
 import type {
   ContributionRow,
   DeviceRow,
@@ -228,6 +229,9 @@ function roundsIn(
     for (const decision of given.decided ?? []) models.decide(decision);
     partials.insert(given.partials, given.contributions);
     partials.settle(row.session, given.settled ?? []);
+    const fromEarlier = contributionsFromEarlier(given, row.number);
+    const counted = rounds.get(row.id) ?? row;
+    rounds.replace(row.id, { ...counted, fromEarlier });
     if (given.evaluation !== undefined) models.evaluate(given.evaluation);
     sessions.progress(row.session, given.progress, closedAtMs);
     return true;
@@ -264,12 +268,14 @@ function roundsIn(
 function partialsIn(tables: MemoryTables, durable: Durably, rounds: MemoryTable<OpenRound>) {
   const partials = tables.table<PartialRow>("Partial", partialKey);
   const contributions = tables.table<ContributionRow>("contribution", contributionKey);
-  /** Adds a decided contribution to the counts of its round. */
-  const count = ({ session, round, outcome }: ContributionRow): void => {
+  /** Adds a contribution to the counts of its round, and takes it from what it counted as before. */
+  const count = ({ session, round, outcome }: ContributionRow, before?: "kept"): void => {
     const row = rounds.get(`${session}.${round}`);
-    if (row === undefined || outcome === "kept") return;
-    const field = outcome === "model" ? "merged" : "expired";
-    rounds.replace(row.id, { ...row, [field]: row[field] + 1 });
+    if (row === undefined) return;
+    const field = outcome === "model" ? "merged" : outcome;
+    const kept = before === undefined ? row.kept : row.kept - 1;
+    const known = { ...row, kept };
+    rounds.replace(row.id, { ...known, [field]: known[field] + 1 });
   };
   const insert = (rows: readonly PartialRow[], given: readonly ContributionRow[]): void => {
     for (const partial of rows) partials.insert(partial);
@@ -297,7 +303,7 @@ function partialsIn(tables: MemoryTables, durable: Durably, rounds: MemoryTable<
             ? { ...contribution, outcome: "model", model: fate.model }
             : { ...contribution, outcome: "expired", rule: fate.rule };
         contributions.replace(contributionKey(decided), decided);
-        count(decided);
+        count(decided, "kept");
       }
     }
   };

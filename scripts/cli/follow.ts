@@ -88,6 +88,16 @@ async function meansOf(api: Api, round: RoundRow): Promise<Readonly<Record<strin
   return partOf(all, round.task === "evaluate" ? "evaluation" : "training");
 }
 
+/** What became of the contributions to a round, and what its model took of earlier ones. */
+function contributionsOf({ merged, kept, expired, fromEarlier }: RoundRow): string {
+  return [
+    `${count(merged)} merged`,
+    ...(kept ? [`${count(kept)} kept`] : []),
+    `${count(expired)} expired`,
+    ...(fromEarlier ? [`${count(fromEarlier)} from earlier rounds`] : []),
+  ].join(", ");
+}
+
 function closedLine(round: RoundRow, means: Readonly<Record<string, number>>): string {
   const tookMs = (round.closedAtMs ?? round.openedAtMs) - round.openedAtMs;
   const rule = round.rule === null ? "" : ` (${round.rule})`;
@@ -95,7 +105,7 @@ function closedLine(round: RoundRow, means: Readonly<Record<string, number>>): s
     `round ${round.number}`.padEnd(10),
     round.task.padEnd(8),
     `${round.state}${rule}`.padEnd(12),
-    `${count(round.merged)} merged, ${count(round.expired)} expired`,
+    contributionsOf(round),
     `${(tookMs / 1000).toFixed(1)} s`,
     ...(Object.keys(means).length === 0 ? [] : [metrics(means)]),
   ].join("  ");

@@ -209,6 +209,22 @@ test("session show, stop and resume say where the session stands", async () => {
   assert.equal((await against(answer, "session", "resume", "spring")).code, 0);
 });
 
+test("what a round kept, and what its model took from earlier ones, is counted by name", async () => {
+  const counted = { ...round(11), merged: 20, kept: 4, fromEarlier: 7 };
+  const answer = ({ path }: Call): Answer =>
+    path.includes("/rounds")
+      ? page(counted, round(10, "failed"))
+      : path.includes("/models/")
+        ? { json: model }
+        : { json: { ...session, state: "finished", reason: null, round: null } };
+  const shown = await against(answer, "session", "show", "spring");
+  assert.match(shown.stdout, /contributions +240 in a model, 3 expired/);
+  assert.match(shown.stdout, /MERGED +KEPT +EXPIRED +EARLIER/);
+  assert.match(shown.stdout, / 20 +4 +0 +7 +spr/);
+  const followed = await against(answer, "session", "show", "spring", "--follow");
+  assert.match(followed.stdout, /20 merged, 4 kept, 0 expired, 7 from earlier rounds/);
+});
+
 test("following shows each round once, rides out an outage, and ends with the session", async () => {
   let looks = 0;
   const answer =

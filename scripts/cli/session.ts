@@ -53,16 +53,29 @@ const sessionColumns = (nowMs: number): readonly Column<SessionView>[] => [
   { title: "STARTED", cell: ({ startedAtMs }) => ago(startedAtMs, nowMs) },
 ];
 
-const roundColumns: readonly Column<RoundRow>[] = [
+/** What few rounds have gets a column only where one of these has it: a line has room for so much. */
+const roundColumns = (rounds: readonly RoundRow[]): readonly Column<RoundRow>[] => [
   { title: "ROUND", cell: ({ number }) => count(number), align: "right" },
   { title: "TASK", cell: ({ task }) => task },
   { title: "STATE", cell: ({ state, rule }) => (rule ? `${state} (${rule})` : state) },
   { title: "SITES", cell: ({ sites }) => count(sites), align: "right" },
   { title: "DEVICES", cell: ({ roster }) => count(roster), align: "right" },
   { title: "MERGED", cell: ({ merged }) => count(merged), align: "right" },
+  ...columnOf(rounds, "KEPT", ({ kept }) => kept),
   { title: "EXPIRED", cell: ({ expired }) => count(expired), align: "right" },
+  ...columnOf(rounds, "EARLIER", ({ fromEarlier }) => fromEarlier),
   { title: "MODEL", cell: ({ model }) => text(model) },
 ];
+
+function columnOf(
+  rounds: readonly RoundRow[],
+  title: string,
+  of: (round: RoundRow) => number,
+): readonly Column<RoundRow>[] {
+  return rounds.some((round) => of(round) > 0)
+    ? [{ title, cell: (round) => count(of(round)), align: "right" }]
+    : [];
+}
 
 export function addSessionCommands(session: Command, world: World): void {
   addStart(session, world);
@@ -179,6 +192,12 @@ function isId(path: string): boolean {
   return path === "name" || path === "initialModel";
 }
 
+function contributionsOf({ counts, kept }: SessionView): string {
+  const waiting = kept?.contributions ?? 0;
+  const waits = waiting === 0 ? "" : `, ${count(waiting)} kept`;
+  return `${count(counts?.merged)} in a model${waits}, ${count(counts?.expired)} expired`;
+}
+
 /** What waits for a later model, and what each model carries on; undefined when there is neither. */
 function keptOf({ kept }: SessionView): string | undefined {
   if (kept === undefined || kept.partials + kept.carried === 0) return undefined;
@@ -203,10 +222,13 @@ function describe(view: SessionView, rounds: readonly RoundRow[], { stdout }: Wo
     ["rounds", `${count(view.counts?.rounds)}, ${count(params?.rounds)} training rounds wanted`],
     ["optimizer", params?.optimizer?.kind],
     ["aggregation", params?.aggregation?.kind],
+    ["contributions", contributionsOf(view)],
     ["kept", keptOf(view)],
     ["last round", metrics(view.metrics)],
     ["started", time(view.startedAtMs)],
     ["ended", view.endedAtMs === null ? undefined : time(view.endedAtMs)],
   ]);
-  return rounds.length === 0 ? head : `${head}\n${table(roundColumns, rounds, stdout.width)}`;
+  return rounds.length === 0
+    ? head
+    : `${head}\n${table(roundColumns(rounds), rounds, stdout.width)}`;
 }

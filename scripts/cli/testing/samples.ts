@@ -42,7 +42,9 @@ export const round = (number: number, state = "committed") => ({
   roster: 24,
   partials: 3,
   merged: 24,
+  kept: 0,
   expired: 0,
+  fromEarlier: 0,
   openedAtMs: nowMs,
   closedAtMs: state === "open" ? null : nowMs + 1_234,
 });
