@@ -18,6 +18,7 @@ import {
   openBranch,
   stepBranch,
 } from "./branch.js";
+import { openingBelow, splitRoster, timeBelow } from "./branch-shares.js";
 import { openTakings, type Takings } from "./branch-takings.js";
 import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
@@ -98,16 +99,6 @@ type Branch = {
   deadline: Timer | undefined;
   grace: Timer | undefined;
 };
-
-/**
- * The time that those below have, of the time left here. A Partial needs the plan's travel time,
- * deadlineMs - siteDeadlineMs, for each hop; but a hop takes no more than a quarter of what is left,
- * so that k tiers leave at least (3/4)^k of it to the devices.
- */
-export function timeBelow(remainingMs: number, plan: Plan): number {
-  const travelMs = Math.min(plan.deadlineMs - plan.siteDeadlineMs, Math.floor(remainingMs / 4));
-  return Math.max(0, remainingMs - travelMs);
-}
 
 /** Goes on with the rounds that were open when the gateway last ran. */
 export async function createBranches(options: BranchesOptions): Promise<Branches> {
@@ -194,7 +185,7 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
     const { plan } = read;
     const known = branches.get(plan.round);
     if (known !== undefined) return openAgain(known, opened);
-    const { members, own } = split(opened.roster);
+    const { members, own } = splitRoster(roll, opened.roster);
     if (members.length === 0) return rounds.open(opened);
     const open = [...branches.values()].filter(({ state }) => !state.complete).length;
     if (open >= limits.openRounds) {
@@ -235,22 +226,6 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
       roster: [...roster],
       remainingMs: timeBelow(remainingMs, plan),
     });
-  }
-
-  /** By where each device was last reported. Those of nobody below are asked here. */
-  function split(roster: readonly string[]): Pick<BranchRecord, "members" | "own"> {
-    const places = new Map<string, string[]>();
-    const own: string[] = [];
-    for (const device of roster) {
-      const gateway = roll.placeOf(device);
-      if (gateway === undefined || roll.gateway(gateway) === undefined) own.push(device);
-      else places.set(gateway, [...(places.get(gateway) ?? []), device]);
-    }
-    const members = [...places].map(([gateway, devices]) => {
-      const incarnation = roll.gateway(gateway)?.incarnation ?? "";
-      return { gateway, incarnation, roster: devices };
-    });
-    return { members, own };
   }
 
   function refusePlan(round: string, refusal: Refusal): void {
@@ -307,13 +282,8 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
     if (member === undefined || state.complete) return undefined;
     if (state.members.get(gateway)?.standing !== "waiting") return undefined;
     if (roll.gateway(gateway)?.incarnation !== member.incarnation) return undefined;
-    const leftMs = Math.max(0, record.deadlineAt - time.logicalMs());
-    const value = {
-      plan: Buffer.from(record.plan),
-      remainingMs: Math.round(Math.min(timeBelow(leftMs, plan), 2 ** 32 - 1)),
-      roster: [...member.roster],
-    };
-    return { message: { $case: "roundOpened", value } };
+    const leftMs = record.deadlineAt - time.logicalMs();
+    return openingBelow(record.plan, plan, member.roster, leftMs);
   }
 
   function eachOf(gateway: string, visit: (branch: Branch) => void): void {

@@ -13,7 +13,7 @@ import { sha256 } from "@tributary/proto/host/digest.js";
 import { makeManifest } from "@tributary/proto/wire/manifest.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
-import { timeBelow } from "./branches.js";
+import { timeBelow } from "./branch-shares.js";
 import type { TestDevice } from "./testing/device.js";
 import type { TestReducer } from "./testing/reducer.js";
 import { sampleModel, samplePlan, sampleUpdate } from "./testing/sample.js";
