@@ -1,3 +1,4 @@
+import type { Clock } from "@tributary/proto/host/clock.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { ROOT } from "./config.js";
 
@@ -14,13 +15,19 @@ export type Ancestry = {
   lost(): void;
   /** Whether the way to the root is whole, as far as this gateway was told. */
   readonly whole: boolean;
+  /**
+   * Where an upstream is attached and the way ends before the root: the gateway that has no link
+   * further up, and since when.
+   */
+  readonly broken: { readonly gateway: string; readonly sinceMs: number } | undefined;
   loop(message: string): void;
   /** Rejects with `gateway-loop`. */
   readonly failed: Promise<never>;
 };
 
-export function createAncestry(): Ancestry {
+export function createAncestry(clock: Pick<Clock, "monotonicMs">): Ancestry {
   let path: readonly string[] = [];
+  let changedMs = clock.monotonicMs();
   let whole = false;
   let rooted = false; // it was whole once
   let fail: (error: TributaryError) => void = () => {};
@@ -31,6 +38,7 @@ export function createAncestry(): Ancestry {
   return {
     above: () => path,
     heard(next) {
+      if (next.join() !== path.join()) changedMs = clock.monotonicMs();
       path = next;
       // An upstream that tells no path is a cloud from before there were gateways above gateways.
       whole = path.length === 0 || path.at(-1) === ROOT;
@@ -42,6 +50,11 @@ export function createAncestry(): Ancestry {
     },
     get whole() {
       return whole;
+    },
+    get broken() {
+      const gateway = path.at(-1);
+      if (whole || gateway === undefined) return undefined;
+      return { gateway, sinceMs: Math.round(clock.monotonicMs() - changedMs) };
     },
     loop(message) {
       if (!rooted) fail(new TributaryError("gateway-loop", message));

@@ -142,7 +142,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     let ingest: Ingest | undefined;
     let modelParts: Parts | undefined;
     let downstream: Downstream | undefined;
-    const ancestry = createAncestry();
+    const ancestry = createAncestry(clock);
     const attached = () => uplink?.attached ?? false;
 
     const rate = createRate(config.uplink.bytesPerSecond, clock);
@@ -432,6 +432,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           freeBytes: () => kept.freeBytes,
           classes: kept.classes,
           nextWindowMs: () => windows?.nextMs() ?? null,
+          brokenAbove: () => ancestry.broken ?? null,
+          idle: rounds.idle,
           bytesPerSecondMax: config.uplink.bytesPerSecond,
         },
         startedMs,

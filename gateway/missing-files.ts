@@ -1,9 +1,10 @@
+import { contributionKey } from "@tributary/proto/algebra/partial.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { siteRoundId, splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { journalOf } from "./round-world.js";
 import { stateFileOf } from "./site-state.js";
-import type { RoundRecord, Store } from "./store.js";
+import type { OutboxRecord, RoundRecord, Store } from "./store.js";
 
 /**
  * A round's files are made in an order that tells a kill from a loss. The cloud's round has its
@@ -50,6 +51,24 @@ export async function landedRounds(
       return isOf && folded > 0 && site > (handed?.number ?? 0);
     })
     .map((record) => record.round);
+}
+
+/**
+ * Who was in a Partial of the outbox whose file is gone, as `round/device`: the ledger's contributors
+ * to its rounds. `known` when they are as many as it had; else it had others, or they are in several
+ * Partials, and it is one of them.
+ */
+export async function expectedIn(
+  store: Pick<Store, "contributors">,
+  { rounds, contributors }: Pick<OutboxRecord, "rounds" | "contributors">,
+): Promise<{ readonly known: boolean; readonly names: readonly string[] }> {
+  const named = await Promise.all(
+    rounds.map(async (round) =>
+      (await store.contributors(round)).map((device) => contributionKey({ round, device })),
+    ),
+  );
+  const names = named.flat();
+  return { known: names.length === contributors, names };
 }
 
 function missing(file: string, round: string): TributaryError {

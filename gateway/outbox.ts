@@ -8,6 +8,7 @@ import type { Disk } from "@tributary/proto/host/disk.js";
 import { cloudRound } from "@tributary/proto/wire/ids.js";
 import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
+import { expectedIn } from "./missing-files.js";
 import { type OutboxFiles, openOutboxFiles } from "./outbox-file.js";
 import { mergeGroup, shapeOf, waitingGroup } from "./outbox-merge.js";
 import type { SiteTime } from "./site-time.js";
@@ -371,7 +372,9 @@ async function keepWhole(
     // The file is durable before its entry, so this is damage from outside.
     const { sequence, rounds, sealedAtMs } = entry;
     const message = "its file is missing";
-    const facts = { sequence, rounds, contributors: [], expiredAtMs: sealedAtMs };
+    const { known, names } = await expectedIn(store, entry);
+    const contributors = known ? [...names] : [];
+    const facts = { sequence, rounds, contributors, expiredAtMs: sealedAtMs };
     await store.expirePartial({ ...facts, rule: DAMAGED, message });
     reportDamage(events, sequence, rounds);
   }

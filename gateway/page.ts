@@ -1,6 +1,6 @@
 import { framePage } from "./page-frame.js";
 import type { StatusView } from "./status-view.js";
-import { bytesOf, plural, roundStateOf, spanOf } from "./status-words.js";
+import { bytesOf, idleWords, plural, roundStateOf, spanOf } from "./status-words.js";
 
 const HOUR_MS = 3_600_000;
 /** The share of the budget from which it is shown as a warning, and as trouble. */
@@ -14,6 +14,7 @@ export function renderPage(view: StatusView): string {
   const main = [
     `<header><h1>${escapeHtml(gateway)}</h1><span class="quiet">site ${escapeHtml(site)}</span></header>`,
     linkLine(view),
+    idleLine(view),
     `<div class="cards">${[waitingCard, budgetCard, drainCard, devicesCard, diskCard, clockCard]
       .map((card) => card(view))
       .join("")}</div>`,
@@ -32,7 +33,8 @@ function escapeHtml(text: string): string {
 
 /** The state by colour, by shape and in words. */
 function linkLine({ link }: StatusView): string {
-  const { attached, sinceMs, upstream, address, reason, roundTripMs, nextWindowMs } = link;
+  const { attached, sinceMs, upstream, address, reason, roundTripMs, nextWindowMs, brokenAbove } =
+    link;
   const name = escapeHtml(upstream ?? address);
   const mark = attached
     ? '<svg class="mark good" viewBox="0 0 24 24" aria-hidden="true"><path d="M4 13l5 5L20 6" fill="none" stroke="currentColor" stroke-width="4"/></svg>'
@@ -42,10 +44,20 @@ function linkLine({ link }: StatusView): string {
     : `<span class="warn">No link to ${name} for ${spanOf(sinceMs)}</span>`;
   const details = [
     attached && roundTripMs !== null ? `round trip ${Math.round(roundTripMs)} ms` : "",
+    brokenAbove === null ? "" : brokenLine(brokenAbove),
     !attached && reason !== null ? `last reason: ${escapeHtml(reason)}` : "",
     nextWindowMs !== null && nextWindowMs > 0 ? `next window in ${spanOf(nextWindowMs)}` : "",
   ].filter((detail) => detail !== "");
   return `<div class="link">${mark}${words}<span class="quiet">${details.join("; ")}</span></div>`;
+}
+
+function brokenLine({ gateway, sinceMs }: NonNullable<StatusView["link"]["brokenAbove"]>): string {
+  return `but ${escapeHtml(gateway)} has had no link to the cloud for ${spanOf(sinceMs)}`;
+}
+
+/** A site that trains is seen by its rounds. */
+function idleLine({ idle }: StatusView): string {
+  return idle === null ? "" : `<p class="quiet">Idle: ${escapeHtml(idleWords(idle))}</p>`;
 }
 
 function card(title: string, big: string, lines: readonly string[], tone = ""): string {

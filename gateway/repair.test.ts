@@ -8,6 +8,7 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { makeManifest } from "@tributary/proto/wire/manifest.js";
 import { encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import { repairGateway } from "./repair.js";
+import { openStore } from "./store.js";
 import type { TestDevice } from "./testing/device.js";
 import type { TestReducer } from "./testing/reducer.js";
 import { samplePlan, sampleUpdate } from "./testing/sample.js";
@@ -295,6 +296,15 @@ describe("a file that is gone", () => {
     assert.ok(started.events.some((e) => e.name === "partial-damaged"));
     await started.close();
     assert.deepEqual((await repairGateway({ dataDir: dir })).files, []);
+    const store = await openStore({
+      path: join(dir, "index"),
+      newIncarnation: () => "",
+      ...{ ledgerRounds: 64, receivedPartials: 64, expiries: 64 },
+    });
+    const [expiry] = await store.expiries();
+    await store.close();
+    assert.equal(expiry?.rule, "partial-damaged");
+    assert.deepEqual(expiry?.contributors, [`${plan.round}/dev-a`]);
   });
 });
 

@@ -8,6 +8,7 @@ import { acquireLock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
+import { expectedIn } from "./missing-files.js";
 import { type IndexFindings, mendIndex } from "./repair-index.js";
 import {
   type Contribution,
@@ -240,9 +241,12 @@ async function mendPartials(bench: Bench, store: Store | undefined): Promise<Fil
       continue;
     }
     if (bytes === undefined) {
-      const lost = await expectedIn(store, entry);
-      files.push(found({ file, kind: "partial", ...lost }, dryRun));
-      if (!dryRun) await expire(store, entry, "its file is missing", lost.lost);
+      const { known, names } = await expectedIn(store, entry);
+      const named = names.map((device) => ({ device, samples: null }));
+      const lost = known ? named : [];
+      const unaccounted = known ? [] : names;
+      files.push(found({ file, kind: "partial", lost, unaccounted }, dryRun));
+      if (!dryRun) await expire(store, entry, "its file is missing", lost);
       continue;
     }
     const lost = contributorsIn(bytes);
@@ -269,22 +273,6 @@ function expire(
   const rule = "partial-damaged";
   const expiredAtMs = sealedAtMs;
   return store.expirePartial({ sequence, rounds, rule, message, contributors, expiredAtMs });
-}
-
-/**
- * Who was in a Partial whose file is gone: the ledger's contributors to its rounds, if they are as
- * many as it had. Else it had others, or they are in several Partials, and it is one of them.
- */
-async function expectedIn(store: Store, { rounds, contributors }: OutboxRecord) {
-  const named = await Promise.all(
-    rounds.map(async (round) =>
-      (await store.contributors(round)).map((device) => contributionKey({ round, device })),
-    ),
-  );
-  const all = named.flat();
-  return all.length === contributors
-    ? { lost: all.map((device) => ({ device, samples: null })), unaccounted: [] }
-    : { lost: [], unaccounted: all };
 }
 
 /** As `round/device`: what a damaged Partial still names. A hint for a person. */

@@ -4,6 +4,7 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { type Idle, idleOf } from "./idle.js";
 import type { RoundSource } from "./ingest.js";
 import { type LeafEnd, type LeafRound, openLeafRound } from "./leaf-round.js";
 import { limits } from "./limits.js";
@@ -36,6 +37,8 @@ export type Rounds = RoundSource & {
   /** Of every round that the upstream has not closed. */
   progress(): RoundProgress[];
   openRounds(): string[];
+  /** Why no device is asked; undefined while some are. */
+  idle(): Idle | undefined;
   readonly journalBytes: number;
   readonly promisedBytes: number;
   close(): Promise<void>;
@@ -58,6 +61,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   const waiting = createWaitingRounds(clock);
   const states = openSiteStates(disk);
   const sealed = createSealedRounds(await store.sealed());
+  let ended: Plan | undefined;
   let control: Promise<void> = Promise.resolve();
 
   function inOrder(task: () => Promise<void> | void): void {
@@ -119,7 +123,8 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     }
     if (!plan.finishFirst) return false;
     const behind = others.find(
-      ({ cycle }) => cycle === undefined || !cycle.handed || (trains && cycle.running),
+      ({ cycle }) =>
+        cycle === undefined || !cycle.handed || (trains && cycle.standing.phase === "running"),
     );
     if (behind === undefined) return false;
     events({ level: "info", name: "round-waits", round: plan.round, behind: behind.plan.round });
@@ -208,8 +213,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
         },
         onEnded() {
           over = true;
-          open.delete(plan.round);
-          openWaiting(plan.session);
+          end(plan);
         },
       },
     );
@@ -225,8 +229,13 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   }
 
   function finish(plan: Plan, record: Omit<SealedRecord, "order">): void {
-    open.delete(plan.round);
     sealed.add(record);
+    end(plan);
+  }
+
+  function end(plan: Plan): void {
+    open.delete(plan.round);
+    if (plan.task === "train") ended = plan;
     openWaiting(plan.session);
   }
 
@@ -301,6 +310,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
         for (const { plan, cycle } of [...open.values()]) {
           if (plan.session === session) cycle?.over();
         }
+        if (ended?.session === session) ended = undefined;
       });
     },
     attached() {
@@ -345,6 +355,15 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       ...sealed.awaited().map((record) => ({ ...countsOf(record), sealed: true })),
     ],
     openRounds: () => [...open.keys()],
+    idle: () =>
+      idleOf({
+        asking: leaves.size > 0,
+        attached: options.attached(),
+        cycles: [...open.values()].flatMap(({ plan: { round }, cycle }) =>
+          cycle === undefined ? [] : [{ round, ...cycle.standing }],
+        ),
+        ended,
+      }),
     get journalBytes() {
       return total([...open.values()], ({ leaf, cycle }) => (leaf ?? cycle)?.journalBytes ?? 0);
     },

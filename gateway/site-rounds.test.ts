@@ -317,6 +317,7 @@ describe("site rounds without an uplink", () => {
     for (const k of [1, 2, 3]) await giveAll(devices, `mnist.1.${k}`, given);
     await until("it is composed", () => told(gateway, "site-rounds-composed").length === 1);
     assert.equal(a.got("offer").length, 3);
+    assert.deepEqual(gateway.status().idle, { why: "allowance", round: "mnist.1" });
     const back = await stage.reducer(reducer.port);
     await until("the Partial arrives", () => back.partials.length === 1);
     assertIs(back.partials[0], oracle([given, given, given]));
@@ -369,6 +370,7 @@ describe("a site that has handed over", () => {
     const [a] = devices as [TestDevice];
     reducer.tell({ $case: "roundClosed", value: { round: "mnist.1", outcome: "committed" } });
     assertIs(reducer.partials[0], oracle([first]));
+    assert.deepEqual(gateway.status().idle, { why: "next-round", round: "mnist.1" });
     await cutOff(all);
     const { plan: second2 } = await offerOf(a, "mnist.1.2");
     assert.equal(second2.base.model, "mnist.1.1");

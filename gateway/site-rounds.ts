@@ -25,8 +25,8 @@ export type SiteRounds = {
   readonly plan: Plan;
   /** Whether the first stretch is handed over: the cloud's round is over here. */
   readonly handed: boolean;
-  /** Whether a site round runs. */
-  readonly running: boolean;
+  /** What its cycle is at, and how often in a row nobody contributed. */
+  readonly standing: Pick<CycleState, "phase" | "empty">;
   /** Of the cloud's round as a whole, until its first stretch is handed over. */
   progress(): RoundProgress;
   /** The uplink is back. */
@@ -338,8 +338,8 @@ export async function startSiteRounds(
     get handed() {
       return handed !== undefined;
     },
-    get running() {
-      return cycle.phase === "running";
+    get standing() {
+      return cycle;
     },
     attached: () => apply({ type: "attached", present: present() }),
     detached: () => apply({ type: "detached", present: present() }),

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { idleReasons } from "./idle.js";
 
 /**
  * What a gateway says about itself, on its page, under `/status.json` and to `tributary gateway
@@ -57,7 +58,14 @@ export const statusSchema = z.object({
     roundTripMs: amount.nullable(),
     /** Until the next uplink window opens; 0 while one is open, null where there are none. */
     nextWindowMs: amount.nullable(),
+    /** While it is up: the gateway above that has no link further up, and for how long. */
+    brokenAbove: z.object({ gateway: z.string(), sinceMs: amount }).nullable().default(null),
   }),
+  /** Why no device is asked for anything, and the newest round that is known; null while some are. */
+  idle: z
+    .object({ why: z.enum(idleReasons), round: z.string().nullable() })
+    .nullable()
+    .default(null),
   waiting: z.object({
     partials: count,
     bytes: amount,

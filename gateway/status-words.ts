@@ -1,3 +1,5 @@
+import type { Idle } from "./idle.js";
+
 /** Figures as a person reads them, standing before the gateway. */
 
 const SECOND = 1_000;
@@ -43,4 +45,25 @@ export function roundStateOf(round: {
   if (!sealed) return "running";
   const made = folded === 0 ? "over, nothing came" : "result made";
   return atWork.length === 0 ? made : `${made}, ${plural(atWork.length, "gateway")} still at it`;
+}
+
+/** Why a site has its devices do nothing. */
+export function idleWords({ why, round }: Idle): string {
+  const after = round === null ? "" : ` after ${round}`;
+  switch (why) {
+    case "unasked":
+      return "no round was opened here";
+    case "next-round":
+      return `waits for the next round${after}`;
+    case "reconnecting":
+      return `trains on${after} if the link stays away`;
+    case "absent":
+      return `none of the devices of ${round} is here`;
+    case "unanswered":
+      return `nobody contributed to the last site round of ${round}; it asks again`;
+    case "allowance":
+      return `has run all site rounds of ${round} that its plan allows without a link`;
+    case "not-allowed":
+      return `the plan of ${round} allows no site rounds without a link`;
+  }
 }

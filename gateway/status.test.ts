@@ -226,6 +226,18 @@ describe("the page", () => {
     assert.match(page, /cannot reach the gateway/);
   });
 
+  it("says why nobody is asked, and where the way to the cloud is cut", () => {
+    const above = { gateway: "<region>", sinceMs: 2 * HOUR };
+    const link = { ...sampleStatus.link, attached: true, brokenAbove: above };
+    const page = renderPage({ ...sampleStatus, link, idle: { why: "allowance", round: "s.3" } });
+    assert.match(page, /but &#60;region&#62; has had no link to the cloud for 2 h/);
+    assert.match(page, /Idle: has run all site rounds of s\.3 that its plan allows/);
+    const earlier = JSON.parse(JSON.stringify(sampleStatus));
+    delete earlier.idle;
+    delete earlier.link.brokenAbove;
+    assert.deepEqual(statusSchema.parse(earlier), sampleStatus);
+  });
+
   it("loads nothing from anywhere else", () => {
     assert.doesNotMatch(renderPage(sampleStatus), /(src|href)="(?!data:)|url\(|@import|https?:/);
   });

@@ -25,6 +25,9 @@ export type StatusSources = {
   readonly roundTripMs: () => number | undefined;
   /** See `StatusView.link.nextWindowMs`. */
   readonly nextWindowMs?: () => number | null;
+  /** See `StatusView.link.brokenAbove`. */
+  readonly brokenAbove?: () => StatusView["link"]["brokenAbove"];
+  readonly idle?: () => StatusView["idle"] | undefined;
   /** The byte rate that an operator has set. */
   readonly bytesPerSecondMax?: number | undefined;
   readonly rounds: () => StatusView["rounds"];
@@ -57,6 +60,7 @@ export function viewStatus(sources: StatusSources, startedMs: number): StatusVie
       address: config.upstream,
       roundTripMs: sources.roundTripMs() ?? null,
       nextWindowMs: sources.nextWindowMs?.() ?? null,
+      brokenAbove: sources.brokenAbove?.() ?? null,
     },
     waiting: {
       partials: outbox.count,
@@ -68,6 +72,7 @@ export function viewStatus(sources: StatusSources, startedMs: number): StatusVie
     rate: viewRate(sources, budgetBytes - usedBytes - promisedBytes),
     drain: viewDrain(sources, waitingBytes),
     rounds: sources.rounds(),
+    idle: sources.idle?.() ?? null,
     devices: sources.devices(),
     gatewaysBelow: [...sources.gatewaysBelow()],
     refusals: Object.fromEntries(refusals),

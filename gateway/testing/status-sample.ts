@@ -16,6 +16,7 @@ export const sampleStatus: StatusView = {
     upstream: "cloud",
     reason: "nothing was heard for 15000 ms",
     roundTripMs: null,
+    brokenAbove: null,
     nextWindowMs: 90 * 60_000,
   },
   waiting: {
@@ -27,6 +28,7 @@ export const sampleStatus: StatusView = {
   budget: { bytes: 400_000_000, usedBytes: 300_000_000, promisedBytes: 8_000_000 },
   rate: { measuredMs: 20 * HOUR, bytesPerHour: 12_000_000, hoursUntilFull: 7.6 },
   drain: { bytesPerSecond: 125_000, basis: "configured", ms: 195_200 },
+  idle: null,
   rounds: [
     { round: "fit.12", offered: 12, folded: 9, declined: 1, sealed: false, atWork: [] },
     { round: "fit.11", offered: 12, folded: 7, declined: 0, sealed: true, atWork: ["gw-hall-1"] },

@@ -70,6 +70,13 @@ test("status says in 80 columns what waits, until when it is full and how long i
   const slow = { ...view, drain: { ...view.drain, bytesPerSecond: 512.3456 } };
   const url = `http://127.0.0.1:${await pageOf(200, JSON.stringify(slow))}`;
   assert.match((await runHere(["gateway", "status", "--url", url])).stdout, / at 512 B\/s,/);
+  const brokenAbove = { gateway: "region", sinceMs: 2 * HOUR };
+  const link = { ...view.link, attached: true, brokenAbove };
+  const idle = { why: "reconnecting", round: "fit.12" };
+  const cut = `http://127.0.0.1:${await pageOf(200, JSON.stringify({ ...view, link, idle }))}`;
+  const said = (await runHere(["gateway", "status", "--url", cut])).stdout;
+  assert.match(said, /^above +region has had no link to the cloud for 2 h/m);
+  assert.match(said, /^idle +trains on after fit\.12 if the link stays away/m);
   const json = await runHere(["gateway", "status", "--config", config, "--json"]);
   assert.deepEqual(JSON.parse(json.stdout), view);
 });

@@ -1,5 +1,5 @@
 import type { StatusView } from "@tributary/gateway/status-view.js";
-import { plural, roundStateOf } from "@tributary/gateway/status-words.js";
+import { idleWords, plural, roundStateOf } from "@tributary/gateway/status-words.js";
 import { type Column, fields, shorten, table } from "./table.js";
 import { bytes, duration } from "./words.js";
 
@@ -13,6 +13,7 @@ export function describeStatus(view: StatusView, width: number): string {
   const lines = fields([
     ["gateway", `${gateway} at ${site}, version ${softwareVersion}, up for ${duration(upMs)}`],
     ...linkLines(view),
+    ["idle", view.idle === null ? undefined : idleWords(view.idle)],
     ["waiting", waitingLine(view)],
     ["buffer", bufferLine(view)],
     ["full in", fullLine(view)],
@@ -33,7 +34,8 @@ export function describeStatus(view: StatusView, width: number): string {
 type Line = readonly [string, string | undefined];
 
 function linkLines({ link }: StatusView): readonly Line[] {
-  const { attached, sinceMs, address, upstream, reason, roundTripMs, nextWindowMs } = link;
+  const { attached, sinceMs, address, upstream, reason, roundTripMs, nextWindowMs, brokenAbove } =
+    link;
   const trip = roundTripMs === null ? "" : `, round trip ${Math.round(roundTripMs)} ms`;
   const window =
     nextWindowMs === null || nextWindowMs === 0 ? "" : `, next window in ${duration(nextWindowMs)}`;
@@ -43,8 +45,13 @@ function linkLines({ link }: StatusView): readonly Line[] {
       `${attached ? "up" : "down"} for ${duration(sinceMs)}${attached ? trip : ""}${window}`,
     ],
     ["upstream", upstream === null ? address : `${upstream} at ${address}`],
+    ["above", brokenAbove === null ? undefined : brokenLine(brokenAbove)],
     ["lost last", reason ?? undefined],
   ];
+}
+
+function brokenLine({ gateway, sinceMs }: NonNullable<StatusView["link"]["brokenAbove"]>): string {
+  return `${gateway} has had no link to the cloud for ${duration(sinceMs)}`;
 }
 
 function waitingLine({ waiting }: StatusView): string {
