@@ -421,6 +421,22 @@ describe("a site that has handed over", () => {
     }
   });
 
+  it("goes on, too, when a gateway above it has no link", async () => {
+    const { reducer, gateway, devices } = await handedOver(["dev-a"]);
+    const welcome = { protocolVersion: 1, upstream: "region", heartbeatIntervalMs: 500 };
+    const path = (...above: string[]) =>
+      reducer.tell({ $case: "welcome", value: { ...welcome, path: above, nowMs: 0n } });
+    path("region", "country");
+    await giveAll(devices, "mnist.1.2", [["dev-a", 5, 4]]);
+    assert.equal(gateway.status().link.brokenAbove?.gateway, "country");
+    assert.equal(reducer.partials.length, 1);
+    path("region", "country", "cloud");
+    await until("the stretch arrives", () => reducer.partials.length === 2);
+    const expected = oracle([[["dev-a", 5, 4]]], [[["dev-a", 3, 10]]]);
+    assertIs(reducer.partials[1], expected, "mnist.1.2");
+    assert.equal(gateway.status().link.brokenAbove, null);
+  });
+
   it("goes on after a restart without an uplink, and hands nothing over twice", async () => {
     const disk = memoryDisk();
     const all = await handedOver(["dev-a"], { disk });
