@@ -1,24 +1,15 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { merge } from "@tributary/proto/algebra/partial.js";
 import { aggregationSchema } from "./aggregation.js";
 import { limits } from "./limits.js";
-import { importInitialModel, paramsOf, startCloud, temporaryDir } from "./testing/cloud.js";
+import { paramsOf } from "./testing/cloud.js";
 import { attachGateway, type TestGateway } from "./testing/gateway.js";
 import { memoryStore } from "./testing/memory-store.js";
 import { sumOf } from "./testing/rounds.js";
+import { sharedCloud } from "./testing/shared-cloud.js";
 
-let dir: Awaited<ReturnType<typeof temporaryDir>>;
-let cloud: Awaited<ReturnType<typeof startCloud>>;
-before(async () => {
-  dir = await temporaryDir();
-  cloud = await startCloud(dir.dir, { store: memoryStore() });
-  await importInitialModel(cloud);
-});
-after(async () => {
-  await cloud?.close();
-  await dir.remove();
-});
+const cloud = await sharedCloud({ store: memoryStore() });
 
 /** Two gateways with a device each, for a session of its own. */
 async function openSession(over: Parameters<typeof paramsOf>[0] & { name: string }) {

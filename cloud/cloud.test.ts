@@ -1,25 +1,10 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import {
-  importInitialModel,
-  paramsOf,
-  startCloud,
-  type TestCloud,
-  temporaryDir,
-} from "./testing/cloud.js";
+import { test } from "node:test";
+import { paramsOf } from "./testing/cloud.js";
 import { attachGateway } from "./testing/gateway.js";
+import { sharedCloud } from "./testing/shared-cloud.js";
 
-let dir: Awaited<ReturnType<typeof temporaryDir>>;
-let cloud: TestCloud;
-before(async () => {
-  dir = await temporaryDir();
-  cloud = await startCloud(dir.dir);
-  await importInitialModel(cloud);
-});
-after(async () => {
-  await cloud.close();
-  await dir.remove();
-});
+const cloud = await sharedCloud();
 
 test("two gateways take a session through its rounds", async () => {
   const [one, two] = await Promise.all([

@@ -1,35 +1,12 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
-import {
-  importInitialModel,
-  paramsOf,
-  startCloud,
-  type TestCloud,
-  temporaryDir,
-} from "./testing/cloud.js";
-import { attachGateway, type TestGateway } from "./testing/gateway.js";
+import { paramsOf } from "./testing/cloud.js";
 import { sumOf } from "./testing/rounds.js";
+import { gatewayWith, sharedCloud } from "./testing/shared-cloud.js";
 
-let dir: Awaited<ReturnType<typeof temporaryDir>>;
-let cloud: TestCloud;
-before(async () => {
-  dir = await temporaryDir();
-  cloud = await startCloud(dir.dir);
-  await importInitialModel(cloud);
-});
-after(async () => {
-  await cloud.close();
-  await dir.remove();
-});
-
-async function gatewayWith(id: string, device: string): Promise<TestGateway> {
-  const gateway = await attachGateway(cloud.grpcPort, { id });
-  gateway.devices(device);
-  await cloud.event((e) => e.name === "devices-changed" && e.gateway === id);
-  return gateway;
-}
+const cloud = await sharedCloud();
 
 /** One sample of each contribution, named by its round and device. */
 function sumOfRounds(plan: Plan, site: string, keys: readonly (readonly [string, string])[]): Sum {
@@ -44,7 +21,7 @@ function sumOfRounds(plan: Plan, site: string, keys: readonly (readonly [string,
 }
 
 test("a late Partial of what the open round's journal holds is refused by name, and the round goes on", async () => {
-  const [one, two] = [await gatewayWith("g1", "a"), await gatewayWith("g2", "b")];
+  const [one, two] = [await gatewayWith(cloud, "g1", "a"), await gatewayWith(cloud, "g2", "b")];
   const started = await cloud.sessions.start(
     paramsOf({
       name: "ov",

@@ -1,35 +1,12 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
-import {
-  importInitialModel,
-  paramsOf,
-  startCloud,
-  type TestCloud,
-  temporaryDir,
-} from "./testing/cloud.js";
-import { attachGateway, type TestGateway } from "./testing/gateway.js";
+import { paramsOf } from "./testing/cloud.js";
 import { sumOf } from "./testing/rounds.js";
+import { gatewayWith, sharedCloud } from "./testing/shared-cloud.js";
 
-let dir: Awaited<ReturnType<typeof temporaryDir>>;
-let cloud: TestCloud;
-before(async () => {
-  dir = await temporaryDir();
-  cloud = await startCloud(dir.dir);
-  await importInitialModel(cloud);
-});
-after(async () => {
-  await cloud.close();
-  await dir.remove();
-});
-
-async function gatewayWith(id: string, device: string): Promise<TestGateway> {
-  const gateway = await attachGateway(cloud.grpcPort, { id });
-  gateway.devices(device);
-  await cloud.event((e) => e.name === "devices-changed" && e.gateway === id);
-  return gateway;
-}
+const cloud = await sharedCloud();
 
 /** One sample of each contribution, by its round. */
 function sumOfRounds(plan: Plan, site: string, device: string, rounds: readonly string[]): Sum {
@@ -57,8 +34,8 @@ for (const [kind, aggregation] of Object.entries(aggregations)) {
   test(`a further stretch of the open round is late for it, and counted once: ${kind}`, async () => {
     const name = `st-${kind}`;
     const [one, two] = [
-      await gatewayWith(`${kind}-1`, `${kind}-a`),
-      await gatewayWith(`${kind}-2`, `${kind}-b`),
+      await gatewayWith(cloud, `${kind}-1`, `${kind}-a`),
+      await gatewayWith(cloud, `${kind}-2`, `${kind}-b`),
     ];
     const params = { name, rounds: 1, devicesMin: 2, aggregation, offlineSiteRounds: 9 };
     const started = await cloud.sessions.start(paramsOf({ ...params, saturate: true }));

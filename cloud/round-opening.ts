@@ -1,3 +1,5 @@
+import type { PlanRefused } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { isCode } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import { roundClosed, roundOpened } from "./links.js";
@@ -166,6 +168,17 @@ export function reportResumed(
   const partials = state.partials.length;
   const remainingMs = Math.round(times.deadlineAtMs - clock.monotonicMs());
   events({ level: "info", name: "round-resumed", session, round, partials, remainingMs });
+}
+
+export function reportPlanRefused(
+  { events }: Pick<SessionWorld, "events">,
+  session: string,
+  gateway: string,
+  { round, code: given, message: words }: PlanRefused,
+): void {
+  const code = isCode(given) ? given : "unknown";
+  const message = words.slice(0, wireLimits.messageChars);
+  events({ level: "warn", name: "plan-refused", session, round, gateway, code, message });
 }
 
 /** @param counts of contributions, those kept from before included */

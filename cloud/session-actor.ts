@@ -1,7 +1,5 @@
 import type { Timer } from "@tributary/proto/host/clock.js";
-import { isCode } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import { refuse } from "@tributary/proto/wire/verdict.js";
 import type { SessionActor } from "./actor.js";
 import { createDiskWait } from "./disk-wait.js";
@@ -22,6 +20,7 @@ import {
   recallRound,
   reportClosed,
   reportOpened,
+  reportPlanRefused,
   reportResumed,
   roundTimes,
   tellMembers,
@@ -370,12 +369,10 @@ export function createSessionActor(
       if (sealed && folded === 0) standing(gateway, round, "empty");
       else if (sealed && live.brought(gateway) >= folded) standing(gateway, round, "delivered");
     },
-    planRefused(gateway, { round, code, message }) {
+    planRefused(gateway, refused) {
+      const { round } = refused;
       if (live?.row.id !== round) return;
-      const shown = isCode(code) ? code : "unknown";
-      const words = message.slice(0, wireLimits.messageChars);
-      const what = { session, round, gateway, code: shown, message: words };
-      events({ level: "warn", name: "plan-refused", ...what });
+      reportPlanRefused(world, session, gateway, refused);
       standing(gateway, round, "refused");
     },
     opened: (gateway) =>

@@ -1,65 +1,11 @@
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import type { CloudEvent } from "./events.js";
-import {
-  importInitialModel,
-  paramsOf,
-  startCloud,
-  type TestCloud,
-  temporaryDir,
-} from "./testing/cloud.js";
-import { attachGateway, type TestGateway } from "./testing/gateway.js";
+import { test } from "node:test";
+import { paramsOf } from "./testing/cloud.js";
+import { attachGateway } from "./testing/gateway.js";
 import { sumOf } from "./testing/rounds.js";
+import { sharedCloud, since, withGateways } from "./testing/shared-cloud.js";
 
-let dir: Awaited<ReturnType<typeof temporaryDir>>;
-let cloud: TestCloud;
-before(async () => {
-  dir = await temporaryDir();
-  cloud = await startCloud(dir.dir);
-  await importInitialModel(cloud);
-});
-after(async () => {
-  await cloud.close();
-  await dir.remove();
-});
-
-/** Gateways of one test, each with two devices; they leave before the next test begins. */
-async function withGateways(
-  ids: readonly string[],
-  run: (...gateways: TestGateway[]) => Promise<void>,
-): Promise<void> {
-  const gateways: TestGateway[] = [];
-  try {
-    for (const id of ids) {
-      const seen = cloud.events.length;
-      const gateway = await attachGateway(cloud.grpcPort, { id });
-      gateways.push(gateway);
-      gateway.devices(`${id}-a`, `${id}-b`);
-      await since(seen, (e) => e.name === "devices-changed" && e.gateway === id);
-    }
-    await run(...gateways);
-  } finally {
-    for (const session of cloud.sessions.list())
-      if (session.state === "running") await cloud.sessions.stop(session.id);
-    const seen = cloud.events.length;
-    const attached = gateways.filter(({ id }) => isAttached(id));
-    for (const gateway of gateways) gateway.close();
-    for (const { id } of attached)
-      await since(seen, (e) => e.name === "gateway-detached" && e.gateway === id);
-  }
-}
-
-function isAttached(id: string): boolean {
-  const last = cloud.events.findLast(
-    (e) => (e.name === "gateway-attached" || e.name === "gateway-detached") && e.gateway === id,
-  );
-  return last?.name === "gateway-attached";
-}
-
-/** The first matching event from index `seen` of the log on. */
-function since(seen: number, matches: (event: CloudEvent) => boolean): Promise<CloudEvent> {
-  return cloud.event((event) => matches(event) && cloud.events.indexOf(event) >= seen);
-}
+const cloud = await sharedCloud();
 
 async function start(over: Parameters<typeof paramsOf>[0]): Promise<void> {
   const started = await cloud.sessions.start(paramsOf(over));
@@ -78,7 +24,7 @@ async function contributions(session: string) {
 }
 
 test("a Partial that comes after the session is on record as expired, with a receipt that says so", () =>
-  withGateways(["l1", "l2"], async (one, two) => {
+  withGateways(cloud, ["l1", "l2"], async (one, two) => {
     await start({ name: "late", sitesQuorum: 1, absentGraceMs: 1, rounds: 1, devicesMin: 4 });
     const [first, second] = [await one.round(), await two.round()];
     two.detach();
@@ -101,7 +47,7 @@ test("a Partial that comes after the session is on record as expired, with a rec
   }));
 
 test("a Partial that comes after its round is kept, and goes into the next model by its base", () =>
-  withGateways(["k1", "k2"], async (one, two) => {
+  withGateways(cloud, ["k1", "k2"], async (one, two) => {
     await start({ name: "kept", sitesQuorum: 1, absentGraceMs: 1, rounds: 2, devicesMin: 2 });
     const [first, second] = [await one.round(), await two.round()];
     two.detach();
@@ -156,7 +102,7 @@ test("a Partial that comes after its round is kept, and goes into the next model
   }));
 
 test("a gateway that attaches again is told of the round that waits for it, with its roster", () =>
-  withGateways(["r1", "r2"], async (one, two) => {
+  withGateways(cloud, ["r1", "r2"], async (one, two) => {
     await start({ name: "again", sitesQuorum: 2, absentGraceMs: 60_000, rounds: 1, devicesMin: 4 });
     await one.contribute(await one.round(), 1);
     const before = await two.round();
@@ -176,7 +122,7 @@ test("a gateway that attaches again is told of the round that waits for it, with
   }));
 
 test("gateways with nothing or that refuse the plan are not waited for", () =>
-  withGateways(["n1", "n2", "n3"], async (one, two, three) => {
+  withGateways(cloud, ["n1", "n2", "n3"], async (one, two, three) => {
     await start({ name: "nothing", sitesQuorum: 1, rounds: 1, devicesMin: 6 });
     const round = await one.round();
     const { plan } = await two.round();
@@ -195,7 +141,7 @@ test("gateways with nothing or that refuse the plan are not waited for", () =>
   }));
 
 test("a round without its quorum of sites fails, expires what it has, and is tried again", () =>
-  withGateways(["q1", "q2"], async (one, two) => {
+  withGateways(cloud, ["q1", "q2"], async (one, two) => {
     await start({ name: "quorum", sitesQuorum: 2, rounds: 1, devicesMin: 4 });
     const failing = await one.round();
     const { plan } = await two.round();
@@ -220,7 +166,7 @@ test("a round without its quorum of sites fails, expires what it has, and is tri
   }));
 
 test("a site below its quorum expires under site-quorum while the round commits", () =>
-  withGateways(["u1", "u2"], async (one, two) => {
+  withGateways(cloud, ["u1", "u2"], async (one, two) => {
     await start({ name: "site", siteQuorum: 2, sitesQuorum: 1, rounds: 1, devicesMin: 4 });
     await one.contribute(await one.round(), 1);
     const { plan } = await two.round();
@@ -238,7 +184,7 @@ test("a site below its quorum expires under site-quorum while the round commits"
   }));
 
 test("at its deadline a round commits with the sites it has", () =>
-  withGateways(["d1", "d2"], async (one, two) => {
+  withGateways(cloud, ["d1", "d2"], async (one, two) => {
     await start({
       name: "deadline",
       sitesQuorum: 1,
@@ -255,17 +201,17 @@ test("at its deadline a round commits with the sites it has", () =>
   }));
 
 test("rosters are disjoint: a device belongs to the gateway that reported it last", () =>
-  withGateways(["o1", "o2"], async (one, two) => {
+  withGateways(cloud, ["o1", "o2"], async (one, two) => {
     const seen = cloud.events.length;
     two.devices("o1-b", "o2-a");
-    await since(seen, (e) => e.name === "devices-changed" && e.gateway === "o2");
+    await since(cloud, seen, (e) => e.name === "devices-changed" && e.gateway === "o2");
     await start({ name: "roam", rounds: 1, sitesQuorum: 2 });
     assert.deepEqual((await one.round()).opened.roster, ["o1-a"]);
     assert.deepEqual((await two.round()).opened.roster, ["o1-b", "o2-a"]);
   }));
 
 test("a candidate worse than the last evaluated model is held, and training goes on from there", () =>
-  withGateways(["e1"], async (one) => {
+  withGateways(cloud, ["e1"], async (one) => {
     await start({ name: "gated", rounds: 3, evaluateEvery: 1 });
     let sequence = 0;
     const play = async (accuracy: number) => {
@@ -301,7 +247,7 @@ test("a candidate worse than the last evaluated model is held, and training goes
   }));
 
 test("stop ends the open round with its contributions on record; resume goes on", () =>
-  withGateways(["s1", "s2"], async (one, two) => {
+  withGateways(cloud, ["s1", "s2"], async (one, two) => {
     await start({ name: "halt", sitesQuorum: 2, rounds: 1, devicesMin: 4 });
     await one.contribute(await one.round(), 1);
     const stopped = await cloud.sessions.stop("halt");
@@ -323,7 +269,7 @@ test("stop ends the open round with its contributions on record; resume goes on"
   }));
 
 test("activation rolls back by hand: the open round stops and the next starts from the model", () =>
-  withGateways(["v1"], async (one) => {
+  withGateways(cloud, ["v1"], async (one) => {
     await start({
       name: "back",
       rounds: 3,
@@ -358,7 +304,7 @@ test("activation rolls back by hand: the open round stops and the next starts fr
   }));
 
 test("a gateway that is replaced is not offered the open round, which goes on without it", () =>
-  withGateways(["old1", "old2"], async (one, two) => {
+  withGateways(cloud, ["old1", "old2"], async (one, two) => {
     await start({ name: "anew", rounds: 2, devicesMin: 4, absentGraceMs: 1 });
     const [first, second] = [await one.round(), await two.round()];
     two.detach();
