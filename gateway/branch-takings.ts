@@ -7,7 +7,10 @@ import type { BranchRecord, Store } from "./store.js";
  * noted may still be on its way; it then comes again under the same identity.
  */
 export type Takings = {
-  /** Whether the round gave the device to this gateway, in this life of it. */
+  /**
+   * Whether the round gave the device to this gateway. In whichever life of it: one that came in the
+   * place of another brings what gateways below still hold of the round.
+   */
   expects(identity: PartialIdentity, device: string): boolean;
   /**
    * Whether another Partial has brought the device's contribution.
@@ -23,12 +26,7 @@ export async function openTakings(
   store: Pick<Store, "takings" | "received">,
   { round, members }: BranchRecord,
 ): Promise<Takings> {
-  const rosters = new Map(
-    members.map(({ gateway, incarnation, roster }) => [
-      `${gateway}.${incarnation}`,
-      new Set(roster),
-    ]),
-  );
+  const rosters = new Map(members.map(({ gateway, roster }) => [gateway, new Set(roster)]));
   const bringer = new Map<string, string>();
   const received = new Map<string, number>();
   for (const record of await store.takings(round)) {
@@ -41,8 +39,7 @@ export async function openTakings(
     received.set(gateway, (received.get(gateway) ?? 0) + devices.length);
   }
   return {
-    expects: ({ gateway, incarnation }, device) =>
-      rosters.get(`${gateway}.${incarnation}`)?.has(device) === true,
+    expects: ({ gateway }, device) => rosters.get(gateway)?.has(device) === true,
     taken(identity, device, stretch) {
       const by = bringer.get(keyOf(device, stretch));
       return by !== undefined && by !== identityText(identity);

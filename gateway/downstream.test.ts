@@ -351,11 +351,24 @@ describe("towards a gateway below", () => {
     );
     const coarse = samplePlan({ grid: { fractionBits: [9], range: 4 } });
     assert.equal(await refusal(sumOf(coarse, ["b"]), 5), "grid-mismatch");
-    const replaced = await attach(lower.address, "g1", "another-life");
-    const late = await replaced.deliver(sumOf(plan, ["b"]), 1);
-    assert.equal(late.refusal?.code, "not-in-roster");
+    const other = await attach(lower.address, "g2");
+    assert.equal((await other.deliver(sumOf(plan, ["b"]), 1)).refusal?.code, "not-in-roster");
+    lower.say(sealed(plan.round, 1));
     await until("what there is arrives", () => reducer.partials.length === 1);
     assert.deepEqual(names(reducer.partials[0]), ["a"]);
+  });
+
+  it("takes from a gateway in the place of another what that one had not brought, and no more", async () => {
+    const { reducer, lower } = await stand({ a: "g1", b: "g1" });
+    const plan = await opened(reducer, lower, ["a", "b"]);
+    await lower.deliver(sumOf(plan, ["a"]), 1);
+    const replaced = await attach(lower.address, "g1", "another-life");
+    assert.equal((await replaced.deliver(sumOf(plan, ["a"]), 1)).refusal?.code, "overlap");
+    // Whoever is below it still had it.
+    const { receipt } = await replaced.deliver(sumOf(plan, ["b"]), 2);
+    assert.equal(receipt?.outcome, "kept");
+    await until("all arrives", () => reducer.partials.flatMap(names).length === 2);
+    assert.deepEqual(reducer.partials.flatMap(names).sort(), ["a", "b"]);
   });
 
   it("passes on a Partial of a round that it does not know, by itself", async () => {

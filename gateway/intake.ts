@@ -154,8 +154,7 @@ function judgeRound(
   const strangers = contributors.filter(({ device }) => !takings.expects(identity, device));
   if (strangers.length > 0) {
     const named = strangers.slice(0, 5).map(({ device }) => device);
-    const { gateway, incarnation } = identity;
-    const who = `${gateway} (${incarnation})`;
+    const who = identity.gateway;
     return refuse("not-in-roster", `${plan.round} did not give ${named.join(", ")} to ${who}`);
   }
   const heavy = contributors.find(({ samples }) => samples > plan.nMax);
