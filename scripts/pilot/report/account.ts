@@ -47,11 +47,17 @@ const roundOf = (row: ContributionRow) => `${row.session}.${row.round}`;
 export function judge(books: Books, audit: Audit): Findings {
   const held = heldFirst(books);
   const claims = books.models.flatMap((model) => claimOf(model, books, held));
-  const inexact = checkSums(audit, claims);
+  const outside = books.contributions.filter(({ outcome }) => outcome !== "model");
+  const inexact = checkSums(
+    audit,
+    claims,
+    outside.map((row) => ({ ...row, round: roundOf(row) })),
+  );
   const { missing, doubled } = checkContributions(
     audit,
     books.contributions.map((row) => ({
       round: roundOf(row),
+      stretch: row.stretch,
       device: row.device,
       updates: row.updates,
       outcome: row.outcome,
@@ -100,12 +106,12 @@ function heldFirst({ rounds, contributions }: Books): HeldFirst {
   );
   const held = new Map<string, Held[]>();
   for (const row of contributions) {
-    const { device, gateway, samples, updates, model } = row;
+    const { stretch, device, gateway, samples, updates, model } = row;
     const round = roundOf(row);
     const base = bases.get(round);
     if (row.outcome !== "model" || model === null || base === undefined) continue;
     const rows = held.get(model) ?? [];
-    rows.push({ round, device, gateway, samples, updates, base });
+    rows.push({ round, stretch, device, gateway, samples, updates, base });
     held.set(model, rows);
   }
   return held;

@@ -3,10 +3,17 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { addSiteRound, composeSite, type SiteWork } from "@tributary/gateway/site-model.js";
+import {
+  addSiteRound,
+  beginStretch,
+  composeSite,
+  type SiteWork,
+} from "@tributary/gateway/site-model.js";
 import { createAccumulator } from "@tributary/proto/algebra/accumulator.js";
+import { merge, type Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import { seededRandom } from "@tributary/proto/host/random.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
+import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import {
   type Audit,
   type Contribution,
@@ -167,11 +174,14 @@ test("the oracle and the gateway compose the same bits, at the range's end too",
   const subject = { site: "hall", base: "s.0", baseDigest: "0".repeat(64) };
   for (let turn = 0; turn < 20; turn++) {
     const updates: Sent[] = [];
+    const parts: Sum[] = [];
+    const last = 2 + (turn % 6);
     let work: SiteWork | undefined;
-    for (let k = 1; k <= 2 + (turn % 4); k++) {
+    let stretch = 0;
+    for (let k = 1; k <= last; k++) {
       const accumulator = createAccumulator(kernel, layout, grid, 10n ** 9n, {
         ...subject,
-        round: "s.1",
+        round: stretch === 0 ? "s.1" : `s.1.${stretch}`,
       });
       for (const device of ["a", "b", "c"].slice(0, 1 + Math.floor(random.next() * 3))) {
         const values = Array.from(
@@ -185,13 +195,33 @@ test("the oracle and the gateway compose the same bits, at the range's end too",
       }
       work = addSiteRound(work, accumulator.snapshot());
       accumulator.release();
+      // Handed over, and a further stretch begins.
+      if (k < last && random.next() < 0.7) continue;
+      parts.push(composeSite(work, { ...subject, grid, layout }));
+      work = beginStretch(work.delta);
+      stretch = k + 1;
     }
-    assert.ok(work !== undefined);
-    const composed = composeSite(work, { ...subject, grid, layout });
-    const contributors = composed.contributors.map((row) => ({ ...row, gateway: "gw" }));
-    const group = { ...groupOf([...composed.sum], contributors), range: grid.range };
-    assert.equal(group.weight, String(composed.weight));
-    assert.deepEqual(checkSums(auditOf(updates), [modelOf([...composed.sum], group)]), []);
+    const [first, ...rest] = parts as [Sum, ...Sum[]];
+    const whole = rest.reduce((sum, part) => {
+      const merged = merge(sum, part, 10n ** 9n);
+      assert.ok(merged.ok);
+      return merged.partial;
+    }, first);
+    const contributors = whole.contributors.map((row) => {
+      const { site = 0 } = splitNumberedId(row.round) ?? {};
+      return { ...row, round: "s.1", stretch: site, gateway: "gw" };
+    });
+    const group = { ...groupOf([...whole.sum], contributors), range: grid.range };
+    assert.equal(group.weight, String(whole.weight));
+    assert.deepEqual(checkSums(auditOf(updates), [modelOf([...whole.sum], group)]), []);
+    // What ended elsewhere is left out all the same.
+    if (rest.length === 0) continue;
+    const own = contributors.filter((row) => row.stretch === 0);
+    const alone = { ...groupOf([...first.sum], own), range: grid.range };
+    const model = modelOf([...first.sum], alone);
+    const outside = contributors.filter((row) => row.stretch > 0);
+    assert.deepEqual(checkSums(auditOf(updates), [model], outside), []);
+    assert.deepEqual(checkSums(auditOf(updates), [model]), ["s.1"]);
   }
 });
 
@@ -232,6 +262,15 @@ test("missing and doubled contributions are named", () => {
     missing: [],
     doubled: ["s.1 a"],
   });
+  // One for each stretch of its site rounds is no repetition, as long as there are receipts.
+  const further = { ...once, stretch: 2 };
+  assert.deepEqual(checkContributions(audit, [once, further, other]).doubled, ["s.1 a"]);
+  const more = auditOf([
+    { ...a, round: "s.1.1" },
+    { ...a, round: "s.1.2" },
+  ]);
+  assert.deepEqual(checkContributions(more, [once, further]), { missing: [], doubled: [] });
+  assert.deepEqual(checkContributions(more, [further, further]).doubled, ["s.1 a"]);
   const waiting = { ...other, outcome: "kept" };
   assert.deepEqual(checkContributions(audit, [once, waiting]).missing, ["s.1 b"]);
 });

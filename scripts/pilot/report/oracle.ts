@@ -121,9 +121,11 @@ export type GroupClaim = {
   readonly contributors: readonly Contribution[];
 };
 
-/** One device in one round of the cloud's. */
+/** One device in one round of the cloud's, or in a further stretch of its site rounds. */
 export type Contribution = {
   readonly round: string;
+  /** The first site round of a further stretch; 0 for what was handed over first. */
+  readonly stretch?: number;
   readonly device: string;
   readonly gateway: string;
   readonly samples: number;
@@ -134,6 +136,7 @@ export type Contribution = {
 /** What the cloud says became of one receipted contribution. */
 export type ContributionClaim = {
   readonly round: string;
+  readonly stretch?: number;
   readonly device: string;
   readonly updates: number;
   readonly outcome: string;
@@ -152,15 +155,31 @@ export type Findings = {
   readonly doubled: readonly string[];
 };
 
-/** Models of which a group's sum, weight or coefficient, or the digest of all, is another. */
-export function checkSums(audit: Audit, models: readonly ModelClaim[]): string[] {
-  return models.filter((claim) => !isExact(audit, claim)).map(({ model }) => model);
+/** Where the stretches of a gateway's site rounds begin, by the cloud's round and the gateway. */
+type Starts = ReadonlyMap<string, ReadonlySet<number>>;
+
+/**
+ * Models of which a group's sum, weight or coefficient, or the digest of all, is another.
+ * @param outside contributions that no model holds: where further stretches began
+ */
+export function checkSums(
+  audit: Audit,
+  models: readonly ModelClaim[],
+  outside: readonly Pick<Contribution, "round" | "stretch" | "gateway">[] = [],
+): string[] {
+  const starts = new Map<string, Set<number>>();
+  const inside = models.flatMap(({ groups }) => groups.flatMap((group) => group.contributors));
+  for (const { round, stretch = 0, gateway } of [...inside, ...outside]) {
+    const key = `${round} ${gateway}`;
+    starts.set(key, (starts.get(key) ?? new Set<number>()).add(stretch));
+  }
+  return models.filter((claim) => !isExact(audit, starts, claim)).map(({ model }) => model);
 }
 
-function isExact(audit: Audit, { sumDigest: digest, groups }: ModelClaim): boolean {
+function isExact(audit: Audit, starts: Starts, { sumDigest: digest, groups }: ModelClaim): boolean {
   const sums: bigint[][] = [];
   for (const group of groups) {
-    const sum = groupSum(audit, group);
+    const sum = groupSum(audit, starts, group);
     if (sum === undefined || sumDigest(sum) !== group.sumDigest) return false;
     sums.push(sum);
   }
@@ -181,10 +200,11 @@ function areDiscounted(groups: readonly GroupClaim[]): boolean {
 }
 
 /** The exact sum of a group; undefined when what the devices wrote down is not what is claimed. */
-function groupSum(audit: Audit, group: GroupClaim): bigint[] | undefined {
+function groupSum(audit: Audit, starts: Starts, group: GroupClaim): bigint[] | undefined {
   const bundles = new Map<string, Contribution[]>();
   for (const contribution of group.contributors) {
-    const key = `${contribution.round} ${contribution.gateway}`;
+    const { round, stretch = 0, gateway } = contribution;
+    const key = `${round} ${stretch} ${gateway}`;
     const bundle = bundles.get(key);
     if (bundle === undefined) bundles.set(key, [contribution]);
     else bundle.push(contribution);
@@ -192,7 +212,7 @@ function groupSum(audit: Audit, group: GroupClaim): bigint[] | undefined {
   let sum: bigint[] | undefined;
   let weight = 0n;
   for (const bundle of bundles.values()) {
-    const part = plainSum(audit, bundle) ?? composedSum(audit, bundle, group.range);
+    const part = plainSum(audit, bundle) ?? composedSum(audit, starts, bundle, group.range);
     if (part === undefined) return undefined;
     sum = sum === undefined ? part : sum.map((value, i) => value + (part[i] ?? 0n));
     weight += bundle.reduce((total, { samples }) => total + BigInt(samples), 0n);
@@ -215,27 +235,31 @@ function plainSum(audit: Audit, bundle: readonly Contribution[]): bigint[] | und
 /**
  * Of one gateway's site rounds in one round of the cloud's. One site round is its sum. More are
  * D = the sum of their mean deltas in float64, q = D 2^f to the nearest whole number within the
- * range, and N q, where N counts each device once, with its newest samples.
+ * range, and N q, where N counts each device once, with its newest samples. In a further stretch D
+ * goes on, and what it was before is subtracted.
  */
 function composedSum(
   audit: Audit,
+  starts: Starts,
   bundle: readonly Contribution[],
   range: number,
 ): bigint[] | undefined {
   const [first] = bundle;
   if (first === undefined) return undefined;
-  const rounds = siteRounds(audit, first.round, first.gateway);
+  const { round, gateway, stretch = 0 } = first;
+  const later = [...(starts.get(`${round} ${gateway}`) ?? [])].filter((start) => start > stretch);
+  const end = Math.min(...later);
+  const all = siteRounds(audit, round, gateway);
+  const before = all.filter(({ number }) => number < stretch).map(({ updates }) => updates);
+  const rounds = all
+    .filter(({ number }) => number >= stretch && number < end)
+    .map(({ updates }) => updates);
   if (!areOf(rounds, bundle)) return undefined;
   const [only] = rounds;
   if (only === undefined) return undefined;
   if (rounds.length === 1) return exactSum(only);
-  const delta: number[] = [];
-  for (const updates of rounds) {
-    const weight = updates.reduce((sum, { samples }) => sum + BigInt(samples), 0n);
-    const bits = bitsByCoordinate(only);
-    for (const [i, value] of exactSum(updates).entries())
-      delta[i] = (delta[i] ?? 0) + nearestDouble(value, weight << BigInt(bits[i] ?? 0));
-  }
+  const start = addMeans([], before);
+  const delta = addMeans(start, rounds).map((value, i) => value - (start[i] ?? 0));
   const total = bundle.reduce((sum, { samples }) => sum + BigInt(samples), 0n);
   const bits = bitsByCoordinate(only);
   return delta.map((value, i) => {
@@ -246,9 +270,23 @@ function composedSum(
   });
 }
 
+/** D after these site rounds, from what it was before them. */
+function addMeans(before: readonly number[], rounds: readonly (readonly Sent[])[]): number[] {
+  const delta = [...before];
+  for (const updates of rounds) {
+    const weight = updates.reduce((sum, { samples }) => sum + BigInt(samples), 0n);
+    const bits = bitsByCoordinate(updates);
+    for (const [i, value] of exactSum(updates).entries())
+      delta[i] = (delta[i] ?? 0) + nearestDouble(value, weight << BigInt(bits[i] ?? 0));
+  }
+  return delta;
+}
+
+type SiteRound = { readonly number: number; readonly updates: readonly Sent[] };
+
 /** The receipted updates of each site round that has any, in their order. */
-function siteRounds(audit: Audit, round: string, gateway: string): Sent[][] {
-  const found: { readonly number: number; readonly updates: Sent[] }[] = [];
+function siteRounds(audit: Audit, round: string, gateway: string): SiteRound[] {
+  const found: SiteRound[] = [];
   for (const [id, devices] of audit.sent) {
     if (cloudRound(id) !== round || id === round) continue;
     const updates = [...devices.values()].filter(
@@ -256,11 +294,11 @@ function siteRounds(audit: Audit, round: string, gateway: string): Sent[][] {
     );
     if (updates.length > 0) found.push({ number: Number(id.split(".")[2]), updates });
   }
-  return found.sort((a, b) => a.number - b.number).map(({ updates }) => updates);
+  return found.sort((a, b) => a.number - b.number);
 }
 
 /** Whether the contributions are those that these rounds make: each device, updates and newest samples. */
-function areOf(rounds: readonly Sent[][], bundle: readonly Contribution[]): boolean {
+function areOf(rounds: readonly (readonly Sent[])[], bundle: readonly Contribution[]): boolean {
   const made = new Map<string, { samples: number; updates: number }>();
   for (const { device, samples } of rounds.flat())
     made.set(device, { samples, updates: (made.get(device)?.updates ?? 0) + 1 });
@@ -306,7 +344,8 @@ function toEven(value: number): number {
 
 /**
  * Holds what the cloud says against the receipts that the devices have. A contribution stands for
- * as many receipts as it has updates, all of one device in one round of the cloud's.
+ * as many receipts as it has updates, all of one device in one round of the cloud's; it may have
+ * one in each stretch of site rounds.
  */
 export function checkContributions(
   audit: Audit,
@@ -320,9 +359,12 @@ export function checkContributions(
   }
   const claimed = new Map<string, number>();
   const times = new Map<string, number>();
-  for (const { round, device, updates, outcome } of claims) {
+  const seen = new Set<string>();
+  for (const { round, stretch = 0, device, updates, outcome } of claims) {
     const key = `${round} ${device}`;
-    times.set(key, (times.get(key) ?? 0) + 1);
+    const identity = `${round} ${stretch} ${device}`;
+    times.set(key, Math.max(times.get(key) ?? 0, seen.has(identity) ? 2 : 1));
+    seen.add(identity);
     // One that still waits for a model has come to no end.
     if (outcome !== "kept") claimed.set(key, (claimed.get(key) ?? 0) + updates);
   }
