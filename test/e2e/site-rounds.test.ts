@@ -223,6 +223,44 @@ test("what a cut-off site did is in a later model when its round is over by then
   for (const site of sites) await site.close();
 });
 
+test("a site that has handed over trains on when its link is cut, and all of it counts once", async () => {
+  const audit = join(floor.dir, "audit", "on");
+  const sites = [await openSite("on-near", near, audit), await openSite("on-far", far, audit)];
+  const [there, away] = sites as [(typeof sites)[0], (typeof sites)[0]];
+  there.trainer.hold();
+  await cloud.api.startSession({
+    ...sessionParams,
+    name: "on",
+    rounds: 2,
+    offlineSiteRounds: 1_000,
+    absentGraceMs: sessionParams.deadlineMs,
+  });
+  await away.gateway.event("partial-delivered", { round: "on.1", outcome: "merged" });
+  for (const delivered of [2, 3]) {
+    const asked = away.trainer.asked.length;
+    away.wire.cut();
+    await until("it trains on", () => away.trainer.asked.length >= asked + 3);
+    away.wire.restore();
+    const count = () => away.gateway.count("partial-delivered");
+    await until("its stretch is delivered", () => count() === delivered);
+  }
+  // The round was open all the time, and waited for the other site only.
+  const [open] = await firstOf(cloud.api.rounds("on"));
+  assert.deepEqual([open?.id, open?.state], ["on.1", "open"]);
+  there.trainer.release();
+  await finished(cloud.api, "on");
+
+  const rows = await firstOf(cloud.api.contributions("on"), Number.POSITIVE_INFINITY);
+  const ofFar = rows.filter(({ device, round }) => device === far.device && round === 1);
+  const [first, ...further] = ofFar;
+  assert.deepEqual([first?.stretch, first?.updates, first?.model], [0, 1, "on.1"]);
+  assert.equal(further.length, 2);
+  for (const { stretch, updates, model } of further)
+    assert.ok(stretch > 1 && updates >= 2 && model === "on.1", `${stretch} ${updates} ${model}`);
+  await assertAccounted("on", audit);
+  for (const site of sites) await site.close();
+});
+
 test("SIGKILL at a cut-off site, again and again, loses and doubles nothing", async () => {
   const wire = await floor.wire(cloud.grpcPort);
   const settings = gatewaySettings(floor.dir, "kill", "kill", wire.port, { absentGraceMs: 100 });
