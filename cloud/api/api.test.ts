@@ -1,10 +1,9 @@
 import assert from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
-import { request as httpRequest } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { createManualClock, systemClock } from "@tributary/proto/host/clock.js";
+import { createManualClock } from "@tributary/proto/host/clock.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
 import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
 import { seededRandom } from "@tributary/proto/host/random.js";
@@ -20,7 +19,7 @@ import { seed } from "../testing/api-rows.js";
 import { fakeSessions } from "../testing/fake-sessions.js";
 import { apiLimits } from "./limits.js";
 import type { Api, ApiPorts } from "./ports.js";
-import { createApi, type RunningApi, startApi } from "./server.js";
+import { createApi } from "./server.js";
 
 const values = Float32Array.from({ length: 5_000 }, (_, i) => i / 7);
 const file = Buffer.from(encodeSafetensors([{ name: "w", shape: [5_000] }], values));
@@ -376,106 +375,5 @@ describe("REST API", () => {
       { numRuns: 100 },
     );
     assert.equal(events.filter(({ name }) => name === "call-failed").length, failed);
-  });
-
-  test("the OpenAPI document names every route, with its parameters and problems", async () => {
-    const document = (await get("/openapi.json")).json();
-    assert.equal(document.openapi, "3.1.0");
-    assert.deepEqual(Object.keys(document.paths).sort(), [
-      "/api/v1/devices",
-      "/api/v1/events",
-      "/api/v1/gateways",
-      "/api/v1/gateways/{id}/samples",
-      "/api/v1/health",
-      "/api/v1/models",
-      "/api/v1/models/{id}",
-      "/api/v1/models/{id}/activate",
-      "/api/v1/models/{id}/contributions",
-      "/api/v1/models/{id}/file",
-      "/api/v1/models/{id}/trail",
-      "/api/v1/sessions",
-      "/api/v1/sessions/{id}",
-      "/api/v1/sessions/{id}/contributions",
-      "/api/v1/sessions/{id}/evaluations",
-      "/api/v1/sessions/{id}/resume",
-      "/api/v1/sessions/{id}/rounds",
-      "/api/v1/sessions/{id}/stop",
-    ]);
-    type Operation = { summary?: string; parameters?: { in: string; name: string }[] } & {
-      responses: Record<string, { description: string; content?: Record<string, unknown> }>;
-    };
-    for (const [path, operations] of Object.entries<Record<string, Operation>>(document.paths))
-      for (const [method, operation] of Object.entries(operations)) {
-        const name = `${method} ${path}`;
-        assert.ok(operation.summary, name);
-        const inPath = [...path.matchAll(/\{(\w+)\}/g)].map(([, own]) => own);
-        const declared = (operation.parameters ?? []).filter((one) => one.in === "path");
-        assert.deepEqual(
-          declared.map((one) => one.name),
-          inPath,
-          name,
-        );
-        for (const answer of Object.values(operation.responses))
-          assert.ok(answer.description, name);
-        assert.ok(operation.responses["4XX"]?.content?.["application/problem+json"], name);
-      }
-    const body = document.paths["/api/v1/models"].post.requestBody;
-    assert.deepEqual(Object.keys(body.content), ["application/octet-stream"]);
-    const start = document.paths["/api/v1/sessions"].post.requestBody;
-    const schema = start.content["application/json"].schema;
-    assert.deepEqual(schema.required, ["name", "initialModel"]);
-  });
-});
-
-describe("REST API on a socket", () => {
-  let running: RunningApi;
-  let release = () => {};
-
-  before(async () => {
-    const ports = {
-      sessions: fakeSessions([]),
-      clock: systemClock(),
-      events: () => undefined,
-      version: "0.1.0",
-      store: {},
-      models: {
-        async importFile(_name: string, pieces: AsyncIterable<Uint8Array>) {
-          for await (const piece of pieces)
-            if (piece.length > 0)
-              return { ok: false, code: "too-large", message: "enough of this" } as const;
-          throw new Error("no piece came");
-        },
-      },
-    };
-    running = await startApi({ host: "127.0.0.1", port: 0 }, ports as unknown as ApiPorts);
-  });
-  after(async () => {
-    release();
-    await running?.close();
-  });
-
-  test("an upload that is refused in the middle gets its answer, not a reset", async () => {
-    const answer = await new Promise<{ status: number; body: string }>((resolve, reject) => {
-      const outgoing = httpRequest({
-        host: "127.0.0.1",
-        port: running.port,
-        path: "/api/v1/models?name=x",
-        method: "POST",
-        headers: { "content-type": "application/octet-stream", "transfer-encoding": "chunked" },
-      });
-      release = () => outgoing.destroy();
-      outgoing.on("response", (response) => {
-        let body = "";
-        response.setEncoding("utf8");
-        response.on("data", (text) => {
-          body += text;
-        });
-        response.on("end", () => resolve({ status: response.statusCode ?? 0, body }));
-      });
-      outgoing.on("error", reject);
-      outgoing.write(Buffer.alloc(64 * 1024));
-    });
-    assert.equal(answer.status, 413);
-    assert.equal(JSON.parse(answer.body).code, "too-large");
   });
 });

@@ -1,168 +1,18 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { sessionParamsSchema } from "../params.js";
-import { storeLimits } from "./limits.js";
-import type {
-  ContributionRow,
-  DeviceRow,
-  EvaluationRow,
-  GatewayRow,
-  ModelRow,
-  OpenRound,
-  PartialRow,
-  SessionProgress,
-  SessionRow,
-} from "./rows.js";
-import type { RoundEnd, Store } from "./store.js";
-
-const progress = (session: string, nextRound: number): SessionProgress => ({
-  state: "running",
-  reason: null,
-  head: `${session}.0`,
-  nextRound,
-  failedRounds: 0,
-  evaluated: null,
-});
-
-export const sessionRow = (id: string): SessionRow => ({
-  id,
-  params: sessionParamsSchema.parse({ name: id, initialModel: `${id}.0` }),
-  ...progress(id, 1),
-  createdAtMs: 1_700_000_000_000,
-  updatedAtMs: 1_700_000_000_000,
-});
-
-export const modelRow = (session: string, number: number): ModelRow => ({
-  id: `${session}.${number}`,
-  digest: `${number}`.padStart(64, "0"),
-  bytes: 4096,
-  parameters: 1000,
-  parent: number === 0 ? null : `${session}.${number - 1}`,
-  version: number,
-  session,
-  round: number === 0 ? null : `${session}.${number}`,
-  state: number === 0 ? "published" : "candidate",
-  weight: number === 0 ? 0 : 2 ** 52 + 1,
-  contributors: 2,
-  metrics: { loss: 0.1 + 0.2, accuracy: 1 / 3 },
-  sumDigest: number === 0 ? null : "ab".repeat(32),
-  groups:
-    number === 0
-      ? null
-      : [
-          {
-            base: `${session}.${number - 1}`,
-            age: 0,
-            site: null,
-            coefficient: 0.1 + 0.2,
-            samples: 2 ** 52 + 1,
-            contributors: 2,
-            carried: 0,
-            sumDigest: "ab".repeat(32),
-          },
-        ],
-  fractionBits: number === 0 ? null : [20, 16],
-  createdAtMs: 1_700_000_000_000 + number,
-});
-
-const openRound = (session: string, number: number): OpenRound => ({
-  id: `${session}.${number}`,
-  session,
-  number,
-  task: "train",
-  base: `${session}.${number - 1}`,
-  state: "open",
-  rule: null,
-  model: null,
-  sites: 2,
-  roster: 3,
-  partials: 0,
-  merged: 0,
-  kept: 0,
-  expired: 0,
-  fromEarlier: 0,
-  openedAtMs: 1_700_000_000_100,
-  closedAtMs: null,
-  plan: Uint8Array.of(0, 1, 255, 92, 120, 0),
-  rosters: { g1: ["d1", "d2"], g2: ["d3"] },
-  incarnations: { g1: "i1", g2: "i7" },
-});
-
-const contribution = (session: string, round: number, device: string): ContributionRow => ({
-  session,
-  round,
-  stretch: 0,
-  device,
-  gateway: "g1",
-  samples: 2 ** 40,
-  updates: 3,
-  outcome: "model",
-  rule: null,
-  model: `${session}.${round}`,
-});
-
-const partialRow = (round: string, sequence: number): PartialRow => ({
-  gateway: "g1",
-  incarnation: round.replace(".", "-"),
-  sequence,
-  digest: "cd".repeat(32),
-  session: round.slice(0, round.indexOf(".")),
-  round,
-  site: "site-g1",
-  base: `${round.slice(0, round.indexOf("."))}.0`,
-  bytes: 2 ** 30,
-  weight: 2 ** 41,
-  contributors: 2,
-  outcome: "merged",
-  rule: null,
-  retained: false,
-  receivedAtMs: 1_700_000_000_150,
-});
-
-const roundEnd = (session: string, number: number, devices: string[]): RoundEnd => ({
-  round: `${session}.${number}`,
-  state: "committed",
-  rule: null,
-  closedAtMs: 1_700_000_000_200,
-  model: modelRow(session, number),
-  partials: [partialRow(`${session}.${number}`, 1)],
-  contributions: devices.map((device) => contribution(session, number, device)),
-  progress: { ...progress(session, number + 1), head: `${session}.${number}` },
-});
-
-export const gatewayRow = (id: string): GatewayRow => ({
-  id,
-  site: `site-${id}`,
-  incarnation: "i1",
-  softwareVersion: "0.1.0",
-  attached: true,
-  connectedDevices: 3,
-  outboxPartials: 1,
-  outboxBytes: 2 ** 41,
-  oldestAgeMs: 12,
-  freeDiskBytes: 2 ** 45,
-  refusals: { "not-finite": 2 },
-  duplicatesDropped: 4,
-  budgetBytes: 2 ** 33,
-  roundTripMs: 12,
-  clockOffsetMs: -(2 ** 40),
-  classes: { results: { bytes: 2 ** 32, budgetBytes: 2 ** 33, evicted: 0 } },
-  firstSeenMs: 1,
-  lastSeenMs: 2,
-});
-
-const deviceRow = (id: string, gateway: string): DeviceRow => ({
-  id,
-  site: `site-${gateway}`,
-  gateway,
-  via: `above-${gateway}`,
-  sdk: "typescript/0.1.0",
-  attributes: { os: "linux", cores: 4, mains: true },
-  connected: true,
-  firstSeenMs: 1,
-  lastSeenMs: 2,
-});
+import {
+  contribution,
+  modelRow,
+  openRound,
+  partialRow,
+  progress,
+  roundEnd,
+  sessionRow,
+} from "../testing/store-rows.js";
+import { fleetContract } from "./fleet.contract.js";
+import type { ContributionRow, EvaluationRow } from "./rows.js";
+import type { Store } from "./store.js";
 
 export const failsWith = (code: string) => (error: unknown) =>
   error instanceof TributaryError && error.code === code;
@@ -448,34 +298,6 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       assert.equal(await store.model("once.2"), undefined);
     });
 
-    test("a gateway's notes are taken once each, by incarnation and class", async () => {
-      const batch = { gateway: "t1", incarnation: "i1", class: "metrics", atMs: 5 } as const;
-      const sample = (sequence: number) => ({ sequence, atMs: 100 + sequence, fields: { n: 1 } });
-      await store.takeTelemetry({ ...batch, last: 2, entries: [sample(1), sample(2)] });
-      await store.takeTelemetry({ ...batch, last: 2, entries: [sample(1), sample(2)] });
-      await store.takeTelemetry({ ...batch, last: 4, entries: [sample(2), sample(3)] });
-      await store.takeTelemetry({ ...batch, last: 4, entries: [sample(4)] });
-      const next = { ...batch, incarnation: "i2", atMs: 6 };
-      await store.takeTelemetry({ ...next, last: 1, entries: [sample(1)] });
-      const times = async (after?: number, limit = 9) => {
-        const { items, next } = await store.listSamples("t1", { after, limit });
-        return { atMs: items.map(({ atMs }) => atMs), next };
-      };
-      assert.deepEqual((await times()).atMs, [101, 103, 102, 101]);
-      const first = await times(undefined, 1);
-      assert.deepEqual((await times(first.next)).atMs, [103, 102, 101]);
-      assert.deepEqual((await store.listSamples("t2", { limit: 9 })).items, []);
-      const event = { sequence: 1, atMs: 7, level: "warn", name: "x", fields: { gateway: "t1" } };
-      const logs = { ...batch, class: "logs", last: 1, entries: [event] } as const;
-      await store.takeTelemetry(logs as Parameters<Store["takeTelemetry"]>[0]);
-      await store.takeTelemetry(logs as Parameters<Store["takeTelemetry"]>[0]);
-      const events = (await store.listEvents({ limit: 9 })).items;
-      assert.deepEqual(
-        events.filter(({ name }) => name === "x").map(({ atMs, fields }) => [atMs, fields]),
-        [[7, { gateway: "t1" }]],
-      );
-    });
-
     test("contributions are filtered and paged by round and device", async () => {
       await store.addSession(sessionRow("pages"));
       await store.addModel(modelRow("pages", 0));
@@ -528,83 +350,7 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       assert.deepEqual([...(await store.knownDigests([digest, "f".repeat(64)]))], [digest]);
     });
 
-    test("the fleet is replaced row by row, keeps when it was first seen, and detaches", async () => {
-      await store.saveGateways([gatewayRow("g1"), { ...gatewayRow("g2"), attached: false }]);
-      const later = { ...gatewayRow("g1"), firstSeenMs: 50, lastSeenMs: 60, incarnation: "i2" };
-      await store.saveGateways([gatewayRow("g1"), later]);
-      const [g1, g2] = (await store.listGateways({ limit: 9 })).items;
-      assert.deepEqual(g1, { ...later, firstSeenMs: 1 });
-      assert.equal(g2?.attached, false);
-      await store.saveDevices([
-        deviceRow("d1", "g1"),
-        deviceRow("d2", "g2"),
-        deviceRow("d3", "g2"),
-      ]);
-      assert.deepEqual((await store.listDevices({}, { limit: 9 })).items[0], deviceRow("d1", "g1"));
-      assert.equal((await store.listDevices({ gateway: "g2" }, { limit: 9 })).items.length, 2);
-      const slice = await store.listDevices({ site: "site-g2" }, { limit: 1 });
-      assert.deepEqual([slice.items[0]?.id, slice.next], ["d2", "d2"]);
-      await store.detachAll();
-      assert.ok((await store.listGateways({ limit: 9 })).items.every(({ attached }) => !attached));
-      assert.ok(
-        (await store.listDevices({}, { limit: 9 })).items.every(({ connected }) => !connected),
-      );
-    });
-
-    test("a device that is connected was seen when its gateway was", async () => {
-      await store.saveGateways([{ ...gatewayRow("seen"), lastSeenMs: 900 }]);
-      const here = { ...deviceRow("seen-a", "below"), via: "seen" };
-      await store.saveDevices([here, { ...here, id: "seen-b", connected: false }]);
-      const { items } = await store.listDevices({ gateway: "below" }, { limit: 9 });
-      assert.deepEqual(
-        items.map(({ lastSeenMs }) => lastSeenMs),
-        [900, 2],
-      );
-    });
-
-    test("text that SQL cannot hold is stored all the same", async () => {
-      const attributes = JSON.parse(
-        '{"a\\u0000":"x\\u0000y","half\\ud800":"\\udfff","__proto__":1}',
-      );
-      await store.saveDevices([{ ...deviceRow("odd", "g1"), sdk: "\0'; --", attributes }]);
-      const [odd] = (await store.listDevices({}, { after: "od", limit: 1 })).items;
-      assert.equal(odd?.sdk, "\ufffd'; --");
-      assert.equal(odd?.attributes["a\ufffd"], "x\ufffdy");
-      assert.equal(odd?.attributes["half\ufffd"], "\ufffd");
-    });
-
-    test("events keep their order, can be followed, and the oldest make room", async () => {
-      const event = (at: number) =>
-        ({ atMs: at, level: "info", name: "round-opened", fields: { round: "r.1", at } }) as const;
-      await store.appendEvents([event(1), event(2), event(3)]);
-      const newest = await store.listEvents({ limit: 2 });
-      assert.deepEqual(
-        newest.items.map(({ atMs }) => atMs),
-        [2, 3],
-      );
-      const last = newest.items[1]?.sequence as number;
-      await store.appendEvents([event(4)]);
-      const { items } = await store.listEvents({ after: last, limit: 9 });
-      assert.deepEqual(items, [{ ...event(4), sequence: last + 1 }]);
-      for (let batch = 0; batch < 3; batch++)
-        await store.appendEvents(
-          Array.from({ length: storeLimits.eventsKept / 2 }, (_, i) => event(i)),
-        );
-      let count = 0;
-      let after: number | undefined = 0;
-      while (after !== undefined) {
-        const slice = await store.listEvents({ after, limit: storeLimits.sliceItems });
-        count += slice.items.length;
-        after = slice.next;
-      }
-      assert.equal(count, storeLimits.eventsKept);
-    });
-
-    test("a slice is bounded whatever is asked for", async () => {
-      const slice = await store.listEvents({ after: 0, limit: 1e9 });
-      assert.equal(slice.items.length, storeLimits.sliceItems);
-      assert.equal((await store.listEvents({ after: 0, limit: -5 })).items.length, 1);
-    });
+    fleetContract(() => store);
 
     test("what was written is there after reopening", async () => {
       await store.close();

@@ -6,12 +6,13 @@ import { test } from "node:test";
 import type { TributaryError } from "@tributary/proto/wire/errors.js";
 import pg from "pg";
 import { memoryStore } from "../testing/memory-store.js";
+import { gatewayRow, modelRow, sessionRow } from "../testing/store-rows.js";
 import { EMBEDDED_VERSION, openEmbedded } from "./embedded.js";
 import { migrate, SCHEMA_VERSION } from "./migrations.js";
 import { createStore, openStore } from "./open.js";
 import { openServer } from "./server.js";
 import type { Sql } from "./sql.js";
-import { failsWith, gatewayRow, modelRow, sessionRow, storeContract } from "./store.contract.js";
+import { failsWith, storeContract } from "./store.contract.js";
 
 type SqlPlace = { open(): Promise<Sql>; remove(): Promise<void> };
 
