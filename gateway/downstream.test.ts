@@ -10,6 +10,7 @@ import type {
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { systemClock } from "@tributary/proto/host/clock.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
+import { cloudRound } from "@tributary/proto/wire/ids.js";
 import { makeManifest } from "@tributary/proto/wire/manifest.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
@@ -371,6 +372,31 @@ describe("towards a gateway below", () => {
     assert.deepEqual(reducer.partials.flatMap(names).sort(), ["a", "b"]);
   });
 
+  it("passes on a further stretch of a member's site rounds by itself, and counts it apart", async () => {
+    const { reducer, lower } = await stand({ a: "g1", b: "g1" });
+    const plan = await opened(reducer, lower, ["a", "b"]);
+    const further = (k: number, devices: string[]) =>
+      sumOf({ ...plan, round: `${plan.round}.${k}` }, devices);
+    await lower.deliver(sumOf(plan, ["a"]), 1);
+    assert.equal((await lower.deliver(further(2, ["a"]), 2)).receipt?.outcome, "kept");
+    await until("it arrives", () => reducer.partials.length === 1);
+    assert.equal(reducer.partials[0]?.contributors[0]?.round, `${plan.round}.2`);
+    // What the round waits for is its first stretch.
+    lower.say(sealed(plan.round, 2));
+    await lower.deliver(sumOf(plan, ["b"]), 5);
+    await until("the round arrives", () => reducer.partials.length === 2);
+    assert.deepEqual(names(reducer.partials[1]), ["a", "b"]);
+    await until("the seal is reported", () => reducer.lastProgress(plan.round)?.sealed);
+    assert.equal(reducer.lastProgress(plan.round)?.folded, 2);
+    for (const [sequence, sum, code] of [
+      [3, further(2, ["a"]), "overlap"],
+      [4, further(3, ["stranger"]), "not-in-roster"],
+    ] as const)
+      assert.equal((await lower.deliver(sum, sequence)).refusal?.code, code);
+    reducer.tell({ $case: "sessionOver", value: { session: "mnist" } });
+    assert.deepEqual(await lower.next("sessionOver"), { session: "mnist" });
+  });
+
   it("passes on a Partial of a round that it does not know, by itself", async () => {
     const { reducer, lower } = await stand({ a: "g1" });
     const old = samplePlan({ round: "mnist.77" });
@@ -463,7 +489,7 @@ async function attach(address: string, name: string, incarnation = "one") {
     async deliver(sum: Sum, sequence: number): Promise<PartialState> {
       const bytes = new Uint8Array(Buffer.concat(encodePartial(sum)));
       const id = { gateway: name, incarnation, sequence: BigInt(sequence) };
-      const round = sum.contributors.at(-1)?.round ?? "";
+      const round = cloudRound(sum.contributors.at(-1)?.round ?? "");
       const announced = { id, round, digest: sha256(bytes), totalBytes: BigInt(bytes.length) };
       const state = await upstream.openPartial(announced);
       if (state.receipt !== undefined || state.refusal !== undefined) return state;
