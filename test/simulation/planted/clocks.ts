@@ -3,7 +3,7 @@ import { planted } from "./planted.js";
 export const longTimersLost = planted(
   "the cloud's clock loses timers of more than two seconds: no deadline comes",
   "waiting",
-  60,
+  120,
   () => ({
     clock: (clock, tier) =>
       tier !== "cloud"

@@ -42,6 +42,6 @@ function withoutKeys(store: Store): Store {
 export const countedAgain = planted(
   "the cloud's store has no keys: a Partial whose receipt was lost counts again",
   "fold",
-  30,
+  120,
   () => ({ cloudStore: withoutKeys }),
 );
