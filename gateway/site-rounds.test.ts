@@ -421,6 +421,36 @@ describe("a site that has handed over", () => {
     }
   });
 
+  it("is asked to evaluate all the same, and goes on after it", async () => {
+    for (const finishFirst of [false, true]) {
+      const all = await site(["dev-a"], { absentGraceMs: 20 });
+      const { reducer, gateway, devices } = all;
+      const [a] = devices as [TestDevice];
+      const rules = { siteRounds: 1, offlineSiteRounds: 50, finishFirst };
+      reducer.openRound(sitePlanOf(rules), ["dev-a"]);
+      await cached(gateway);
+      await give(a, "mnist.1.1", 3, 10);
+      await until("it is delivered", () => told(gateway, "partial-delivered").length === 1);
+      reducer.openRound(sitePlanOf({ round: "mnist.2", task: "evaluate", finishFirst }), ["dev-a"]);
+      const { plan: evaluation } = await offerOf(a, "mnist.2");
+      await a.say("begin", sampleUpdate(evaluation, "dev-a", 0).begin);
+      await until("it is receipted", () => a.got("receipt").some((r) => r.round === "mnist.2"));
+      await until("both are in", () => told(gateway, "partial-delivered").length === 2);
+      await cutOff(all);
+      await give(a, "mnist.1.2", 5, 4);
+      // The session's next training round waits for the site round that runs only where it is to.
+      await offerOf(a, "mnist.1.3");
+      const back = await stage.reducer(reducer.port);
+      back.models.set("mnist.0", model);
+      await until("it is back", () => told(gateway, "uplink-attached").length === 2);
+      back.openRound(sitePlanOf({ ...rules, round: "mnist.3" }), ["dev-a"]);
+      if (finishFirst) await give(a, "mnist.1.3", 1, 4);
+      await give(a, "mnist.3.1", 1, 4);
+      await until("both arrive", () => back.partials.length === 2);
+      assert.equal(back.partials[0]?.contributors[0]?.updates, finishFirst ? 2 : 1);
+    }
+  });
+
   it("goes on, too, when a gateway above it has no link", async () => {
     const { reducer, gateway, devices } = await handedOver(["dev-a"]);
     const welcome = { protocolVersion: 1, upstream: "region", heartbeatIntervalMs: 500 };
