@@ -433,7 +433,9 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           classes: kept.classes,
           nextWindowMs: () => windows?.nextMs() ?? null,
           brokenAbove: () => ancestry.broken ?? null,
-          idle: rounds.idle,
+          // One that has those below at work is not idle, whatever its own devices do.
+          idle: () =>
+            running.progress().every(({ sealed }) => sealed) ? rounds.idle() : undefined,
           bytesPerSecondMax: config.uplink.bytesPerSecond,
         },
         startedMs,

@@ -10,7 +10,8 @@ const FULL_BAD = 0.9;
 /** The status as a page that loads nothing else. All text that others chose is escaped. */
 export function renderPage(view: StatusView): string {
   const { gateway, site, link } = view;
-  const state = link.attached ? "link up" : "no link";
+  const up = link.brokenAbove === null ? "link up" : "cut off further up";
+  const state = link.attached ? up : "no link";
   const main = [
     `<header><h1>${escapeHtml(gateway)}</h1><span class="quiet">site ${escapeHtml(site)}</span></header>`,
     linkLine(view),
@@ -36,15 +37,17 @@ function linkLine({ link }: StatusView): string {
   const { attached, sinceMs, upstream, address, reason, roundTripMs, nextWindowMs, brokenAbove } =
     link;
   const name = escapeHtml(upstream ?? address);
-  const mark = attached
+  const whole = attached && brokenAbove === null;
+  const mark = whole
     ? '<svg class="mark good" viewBox="0 0 24 24" aria-hidden="true"><path d="M4 13l5 5L20 6" fill="none" stroke="currentColor" stroke-width="4"/></svg>'
     : '<svg class="mark warn" viewBox="0 0 24 24" aria-hidden="true"><path d="M5 5l14 14M19 5L5 19" fill="none" stroke="currentColor" stroke-width="4"/></svg>';
-  const words = attached
-    ? `<span class="good">Link to ${name} up for ${spanOf(sinceMs)}</span>`
-    : `<span class="warn">No link to ${name} for ${spanOf(sinceMs)}</span>`;
+  const said = attached
+    ? `Link to ${name} up for ${spanOf(sinceMs)}`
+    : `No link to ${name} for ${spanOf(sinceMs)}`;
+  const broken = attached && brokenAbove !== null ? `, ${brokenLine(brokenAbove)}` : "";
+  const words = `<span class="${whole ? "good" : "warn"}">${said}${broken}</span>`;
   const details = [
     attached && roundTripMs !== null ? `round trip ${Math.round(roundTripMs)} ms` : "",
-    brokenAbove === null ? "" : brokenLine(brokenAbove),
     !attached && reason !== null ? `last reason: ${escapeHtml(reason)}` : "",
     nextWindowMs !== null && nextWindowMs > 0 ? `next window in ${spanOf(nextWindowMs)}` : "",
   ].filter((detail) => detail !== "");

@@ -68,6 +68,7 @@ describe("the rounds of a status", () => {
     await below.next("offer");
     await own.next("offer");
     assert.deepEqual(region.status().rounds.map(roundStateOf), ["running"]);
+    assert.equal(region.status().idle, null);
     await leaf.close();
     await own.upload(sampleUpdate(plan, "own", 2, { gateway: "region" }));
     await own.next("receipt");
@@ -80,5 +81,20 @@ describe("the rounds of a status", () => {
 
     const again = await stage.gateway(dir, reducer.address, settings);
     assert.deepEqual(again.status().rounds, []);
+    assert.notEqual(again.status().idle, null);
+  });
+
+  it("are why a gateway without devices of its own is not idle", async () => {
+    const reducer = await stage.reducer();
+    const settings = { gateway: "region", downstream: { listen: { port: 0 } } };
+    const region = await stage.gateway(await stage.dataDir(), reducer.address, settings);
+    const upstream = `127.0.0.1:${region.downstreamPort}`;
+    const leaf = await stage.gateway(await stage.dataDir(), upstream, { gateway: "g1" });
+    const device = await stage.device(leaf, "a");
+    await reported(reducer, 1);
+    assert.equal(region.status().idle?.why, "unasked");
+    reducer.openRound(samplePlan(), ["a"]);
+    await device.next("offer");
+    assert.equal(region.status().idle, null);
   });
 });
