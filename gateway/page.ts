@@ -44,10 +44,11 @@ function linkLine({ link }: StatusView): string {
   const said = attached
     ? `Link to ${name} up for ${spanOf(sinceMs)}`
     : `No link to ${name} for ${spanOf(sinceMs)}`;
-  const broken = attached && brokenAbove !== null ? `, ${brokenLine(brokenAbove)}` : "";
-  const words = `<span class="${whole ? "good" : "warn"}">${said}${broken}</span>`;
+  const cut = attached && !whole ? `Link to ${name} up, but no way on to the cloud` : said;
+  const words = `<span class="${whole ? "good" : "warn"}">${cut}</span>`;
   const details = [
     attached && roundTripMs !== null ? `round trip ${Math.round(roundTripMs)} ms` : "",
+    brokenAbove === null ? "" : brokenLine(brokenAbove),
     !attached && reason !== null ? `last reason: ${escapeHtml(reason)}` : "",
     nextWindowMs !== null && nextWindowMs > 0 ? `next window in ${spanOf(nextWindowMs)}` : "",
   ].filter((detail) => detail !== "");
@@ -55,7 +56,7 @@ function linkLine({ link }: StatusView): string {
 }
 
 function brokenLine({ gateway, sinceMs }: NonNullable<StatusView["link"]["brokenAbove"]>): string {
-  return `but ${escapeHtml(gateway)} has had no link to the cloud for ${spanOf(sinceMs)}`;
+  return `${escapeHtml(gateway)} has had no link to the cloud for ${spanOf(sinceMs)}`;
 }
 
 /** A site that trains is seen by its rounds. */
