@@ -136,6 +136,8 @@ export function gatewaySettings(
     upstream: `127.0.0.1:${upstreamPort}`,
     reserveDiskBytes: 0,
     ballastBytes: 0,
+    // Who comes late on a busy machine is waited for.
+    absentGraceMs: 60_000,
     reconnect: { baseMs: 20, capMs: 500 },
     ...settings,
   };
