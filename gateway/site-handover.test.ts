@@ -37,9 +37,9 @@ function faulty(nth: number, { lands, dies }: Fault) {
       close: () => real.close(),
       async batch(operations, options) {
         if (seen.met && dies) throw new Error("it was killed");
-        const entry = operations.some(({ type, key }) => type === "put" && /^entry!/.test(key));
-        const round = operations.some(({ type, key }) => type === "put" && /^round!/.test(key));
-        if (!(entry && round) || ++seen.handovers !== nth) return real.batch(operations, options);
+        const puts = (prefix: string) =>
+          operations.some(({ type, key }) => type === "put" && key.startsWith(prefix));
+        if (!(puts("entry!") && puts("round!")) || ++seen.handovers !== nth) return real.batch(operations, options);
         seen.met = true;
         if (lands) await real.batch(operations, options);
         throw new Error("it was killed");
