@@ -7,6 +7,7 @@ import { limits } from "./limits.js";
 import { countRound } from "./round.js";
 import type { RoundWorld } from "./round-world.js";
 import { openSiteBase } from "./site-base.js";
+import { carriedFrom } from "./site-carried.js";
 import {
   type CycleEffect,
   type CycleEvent,
@@ -154,7 +155,12 @@ export async function startSiteRounds(
       }
       case "compose": {
         const { number, done, last } = effect;
-        return work(() => compose({ number, done }, last));
+        let isRetry = false;
+        return work(async () => {
+          const landed = isRetry && (await isHandedOver(number));
+          isRetry = true;
+          await compose({ number, done }, last, landed);
+        });
       }
       case "end":
         return work(end);
@@ -266,7 +272,14 @@ export async function startSiteRounds(
     hooks.onSealed(record);
   }
 
-  async function compose(through: HandedRounds, last: boolean): Promise<void> {
+  /** A write that was reported as failed may be there all the same, and its Partial merged by now. */
+  async function isHandedOver(number: number): Promise<boolean> {
+    const known = (await store.openRounds(() => {})).find(({ round }) => round === plan.round);
+    return known === undefined || known.handed?.number === number;
+  }
+
+  /** @param landed it is durable already */
+  async function compose(through: HandedRounds, last: boolean, landed: boolean): Promise<void> {
     due.cancel();
     const contributors = site?.work.contributors ?? [];
     const record = { round: plan.round, ...counts, folded: contributors.length };
@@ -276,10 +289,10 @@ export async function startSiteRounds(
     const kept = { ...opening.record, handed: through };
     const ending = handed === undefined ? { sealed: record, contributors: digests } : undefined;
     let bytes = 0;
-    if (site === undefined) {
+    if (site === undefined && !landed) {
       if (last) await store.seal(record, [], undefined);
       else await store.handOver(kept, ending, undefined);
-    } else {
+    } else if (site !== undefined && !landed) {
       const { grid, layout } = plan;
       const origin = { base: plan.base.model, baseDigest: plan.base.digest };
       const partial = composeSite(site.work, { site: world.site, ...origin, grid, layout });
@@ -372,25 +385,4 @@ export async function startSiteRounds(
 /** After so many site rounds in a row that nobody contributed to; each is twice the one before. */
 function pauseMs(empty: number): number {
   return Math.min(limits.sitePauseMaxMs, limits.sitePauseFirstMs * 2 ** Math.min(empty - 1, 30));
-}
-
-/**
- * Samples of earlier site rounds that count beside those of a device: of all but itself and those
- * whose newest contribution is of this round.
- */
-function carriedFrom(state: SiteState | undefined) {
-  const samplesOf = new Map(
-    state?.work.contributors.map(({ device, samples }) => [device, samples]),
-  );
-  const total = [...samplesOf.values()].reduce((sum, samples) => sum + samples, 0);
-  let replaced = { contributors: 0, samples: 0 };
-  return (device: string, contributed: ReadonlyMap<string, string>): number => {
-    if (replaced.contributors !== contributed.size) {
-      let samples = 0;
-      for (const name of contributed.keys()) samples += samplesOf.get(name) ?? 0;
-      replaced = { contributors: contributed.size, samples };
-    }
-    const own = contributed.has(device) ? 0 : (samplesOf.get(device) ?? 0);
-    return total - replaced.samples - own;
-  };
 }

@@ -67,7 +67,8 @@ export function sizeSite(load: SiteLoad): SiteSize {
   const partial = 8 * parameters + PARTIAL_HEADER_BYTES + CONTRIBUTOR_BYTES * devices;
   const model = 4 * parameters;
   const index = INDEX_ROUND_BYTES + INDEX_DEVICE_BYTES * devices;
-  const state = siteRounds ? partial : 0;
+  // In a further stretch it has what the site came to, and what it was when the stretch began.
+  const state = siteRounds ? partial + 8 * parameters : 0;
   const waiting = limits.mergeWaiting + 1;
   const buffer = journal + partial + state + waiting * partial;
   const roundOffline = siteRounds ? journal + state + model + index : 0;
@@ -84,7 +85,7 @@ export function sizeSite(load: SiteLoad): SiteSize {
     buffer: figure(
       "results kept at most",
       buffer,
-      `journal + Partial${siteRounds ? " + site state (a Partial)" : ""} + ${waiting} waiting Partials`,
+      `journal + Partial${siteRounds ? " + site state (a Partial + 8 P)" : ""} + ${waiting} waiting Partials`,
     ),
     memory: figure(
       "memory",
@@ -92,8 +93,8 @@ export function sizeSite(load: SiteLoad): SiteSize {
         DEVICE_BYTES * devices +
         uploadSlots * update +
         2 * partial +
-        (siteRounds ? 16 * parameters : 0),
-      `${PROCESS_BYTES / 1e6} MB + ${DEVICE_BYTES} N + ${uploadSlots} slots of an update + 2 Partials${siteRounds ? " + 16 P" : ""}`,
+        (siteRounds ? 24 * parameters : 0),
+      `${PROCESS_BYTES / 1e6} MB + ${DEVICE_BYTES} N + ${uploadSlots} slots of an update + 2 Partials${siteRounds ? " + 24 P" : ""}`,
     ),
     writtenOnline: figure(
       "written a day, online",
