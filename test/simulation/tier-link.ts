@@ -16,8 +16,10 @@ import type { Random } from "@tributary/proto/host/random.js";
 import type { ControlStream } from "@tributary/proto/tier/attach.js";
 import type { GrpcServer } from "@tributary/proto/tier/grpc-server.js";
 import type { Service } from "@tributary/proto/tier/service.js";
+import { isCode, isRetryable } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
+import type { Refusal } from "@tributary/proto/wire/verdict.js";
 import { createInflow, type Inflow } from "./inflow.js";
 import type { Network, Wire } from "./network.js";
 import type { Life } from "./node.js";
@@ -25,16 +27,17 @@ import type { Life } from "./node.js";
 /**
  * The tier link as gRPC gives it: each call is a stream of its own, in order in itself and in no
  * order with the others; a broken connection fails its calls, and nothing says what of them arrived.
- * Messages travel encoded. Bytes travel in pieces of any size, as a slow link cuts them.
+ * Messages travel encoded. Bytes travel in pieces of any size, as a slow link cuts them, and no faster
+ * than whoever reads them takes them.
  */
 
 const PORT = "tier";
 /** Which call a stream is, as its first byte says; then how a stream goes on. */
 const calls = { attach: 1, open: 2, send: 3, fetch: 4 } as const;
-const marks = { message: 1, end: 2, failed: 3 } as const;
+const marks = { message: 1, end: 2, failed: 3, taken: 4 } as const;
 /** gRPC notices a silent link within its keepalive's interval and timeout. */
 const keepaliveMs = (wireLimits.keepaliveIntervalMs + wireLimits.keepaliveTimeoutMs) / 1.5;
-/** Messages under way above which a stream wants `drain`. */
+/** Messages under way above which a stream wants `drain`, and bytes are held back. */
 const HIGH_WATER = 16;
 
 const none = new Uint8Array(0);
@@ -47,6 +50,42 @@ function marked(mark: number, body: Uint8Array): Uint8Array {
   bytes.set(body, 1);
   return bytes;
 }
+
+/** Whether a message passes a link's bound. */
+function fits(message: Uint8Array): boolean {
+  return message.length <= wireLimits.grpcMessageBytes;
+}
+
+const TOO_LARGE = "a message is past its bound";
+
+/** How much of what was sent its reader has not taken. */
+function newCredit() {
+  let owed = 0;
+  let go: (() => void) | undefined;
+  const wake = () => {
+    go?.();
+    go = undefined;
+  };
+  return {
+    sent: () => void owed++,
+    taken() {
+      owed--;
+      wake();
+    },
+    /** The stream is over: nothing is waited for any more. */
+    over() {
+      owed = Number.NEGATIVE_INFINITY;
+      wake();
+    },
+    async room(): Promise<void> {
+      while (owed >= HIGH_WATER)
+        await new Promise<void>((resolve) => {
+          go = resolve;
+        });
+    },
+  };
+}
+type Credit = ReturnType<typeof newCredit>;
 
 function linkFailed(call: string, why: string): TributaryError {
   return new TributaryError("link-failed", `${call}: ${why}`, { retryable: true });
@@ -64,9 +103,11 @@ export function serveTier(
       live.add(wire);
       let inflow: Inflow<Uint8Array> | undefined;
       let stream: ServerStream | undefined;
+      let credit: Credit | undefined;
       return {
         onMessage(bytes) {
           const body = bytes.slice(1);
+          if (credit !== undefined) return credit.taken();
           if (stream !== undefined) return stream.take(bytes[0] as number, body);
           if (inflow !== undefined) {
             if (bytes[0] === marks.end) inflow.end();
@@ -77,17 +118,21 @@ export function serveTier(
             stream = serverStream(wire);
             service.attach(stream.control);
           } else if (bytes[0] === calls.open) answerOpen(service, wire, body);
-          else if (bytes[0] === calls.fetch) answerFetch(service, wire, body, random);
-          else {
+          else if (bytes[0] === calls.fetch) {
+            credit = newCredit();
+            answerFetch(service, wire, credit, body, random);
+          } else {
             inflow = createInflow();
             inflow.push(body);
             answerSend(service, wire, inflow);
           }
         },
-        onClose(reason) {
+        onClose() {
           live.delete(wire);
-          inflow?.fail(new Error(reason));
+          // What came is whole so far; who reads it cannot tell a break from an end.
+          inflow?.end();
           stream?.over();
+          credit?.over();
         },
       };
     });
@@ -126,7 +171,7 @@ function serverStream(wire: Wire): ServerStream {
         wire.send(marked(marks.end, none));
       },
       fail(refusal) {
-        wire.send(marked(marks.failed, text.encode(refusal.message)));
+        wire.send(marked(marks.failed, text.encode(textOf(refusal))));
         wire.close();
       },
       on: listeners.on,
@@ -158,9 +203,21 @@ function finish(wire: Wire, body: Uint8Array): void {
   wire.send(marked(marks.end, none));
 }
 
-function refuse(wire: Wire, why: unknown): void {
-  const message = why instanceof Error ? `this side failed: ${why.message}` : String(why);
+/** A refusal as it travels, with its code in front. */
+function textOf({ code, message }: Refusal): string {
+  return `${code}: ${message}`;
+}
+
+function refuse(wire: Wire, why: Refusal | undefined): void {
+  const message = why === undefined ? "this side failed; its log says more" : textOf(why);
   wire.send(marked(marks.failed, text.encode(message)));
+}
+
+/** The error that ends a control stream, with the code that it was refused with. */
+function refusedWith(reason: string): Error {
+  const [code = "", ...rest] = reason.split(": ");
+  if (!isCode(code)) return new Error(reason);
+  return new TributaryError(code, rest.join(": "), { retryable: isRetryable(code) });
 }
 
 function answerOpen(service: Service, wire: Wire, body: Uint8Array): void {
@@ -168,38 +225,51 @@ function answerOpen(service: Service, wire: Wire, body: Uint8Array): void {
     (answer) =>
       answer.ok
         ? finish(wire, OpenPartialResponse.encode({ state: answer.state }).finish())
-        : refuse(wire, answer.message),
-    (error: unknown) => refuse(wire, error),
+        : refuse(wire, answer),
+    () => refuse(wire, undefined),
   );
 }
 
 function answerSend(service: Service, wire: Wire, inflow: Inflow<Uint8Array>): void {
   async function* messages() {
-    for await (const bytes of inflow) yield SendPartialRequest.decode(bytes);
+    for await (const bytes of inflow) {
+      yield SendPartialRequest.decode(bytes);
+      wire.send(marked(marks.taken, none));
+    }
   }
   service.sendPartial(messages()).then(
     (answer) =>
       answer.ok
         ? finish(wire, SendPartialResponse.encode({ state: answer.state }).finish())
-        : refuse(wire, answer.message),
-    (error: unknown) => refuse(wire, error),
+        : refuse(wire, answer),
+    () => refuse(wire, undefined),
   );
 }
 
-function answerFetch(service: Service, wire: Wire, body: Uint8Array, random: Random): void {
+function answerFetch(
+  service: Service,
+  wire: Wire,
+  credit: Credit,
+  body: Uint8Array,
+  random: Random,
+): void {
   const run = async () => {
     const opened = await service.fetchModel(FetchModelRequest.decode(body));
-    if (!opened.ok) return refuse(wire, opened.message);
+    if (!opened.ok) return refuse(wire, opened);
     for await (const { offset, data } of opened.parts) {
       for (const piece of pieces(data, random)) {
+        await credit.room();
         if (!wire.open) return;
         const part = { offset: offset + BigInt(piece.at), data: Buffer.from(piece.bytes) };
-        await passed(wire, marked(marks.message, FetchModelResponse.encode(part).finish()));
+        const message = FetchModelResponse.encode(part).finish();
+        if (!fits(message)) throw new Error(TOO_LARGE);
+        credit.sent();
+        await passed(wire, marked(marks.message, message));
       }
     }
     wire.send(marked(marks.end, none));
   };
-  run().catch((error: unknown) => refuse(wire, error));
+  run().catch(() => refuse(wire, undefined));
 }
 
 /** Resolves when the message has left the wire, or the wire is over. */
@@ -240,6 +310,7 @@ export function simulatedUpstream(
       try {
         for await (const data of chunks) {
           for (const piece of pieces(data, random)) {
+            await call.credit.room();
             if (!call.wire.open || call.answered()) break;
             const request = {
               id: first ? id : undefined,
@@ -248,6 +319,8 @@ export function simulatedUpstream(
             };
             const body = SendPartialRequest.encode(request).finish();
             at += piece.bytes.length;
+            if (!fits(body)) throw linkFailed("SendPartial", TOO_LARGE);
+            call.credit.sent();
             await passed(call.wire, marked(first ? calls.send : marks.message, body));
             first = false;
             call.moved();
@@ -267,6 +340,7 @@ export function simulatedUpstream(
         for await (const body of call.inflow) {
           call.moved();
           yield FetchModelResponse.decode(body);
+          call.wire.send(marked(marks.taken, none));
         }
       } finally {
         call.over();
@@ -285,9 +359,11 @@ type Dial = (ends: Parameters<Network["dial"]>[4]) => Wire;
 /** A call with an answer, given up when nothing moves for `patienceMs`. */
 function clientCall(dial: Dial, name: string, clock: Clock, patienceMs: number) {
   const inflow = createInflow<Uint8Array>();
+  const credit = newCredit();
   let answered = false;
   const end = (error?: Error) => {
     answered = true;
+    credit.over();
     timer?.cancel();
     wire.close();
     if (error === undefined) inflow.end();
@@ -297,6 +373,7 @@ function clientCall(dial: Dial, name: string, clock: Clock, patienceMs: number) 
     onMessage(bytes) {
       const body = bytes.slice(1);
       if (bytes[0] === marks.message) inflow.push(body);
+      else if (bytes[0] === marks.taken) credit.taken();
       else if (bytes[0] === marks.end) end();
       else end(linkFailed(name, words.decode(body)));
     },
@@ -311,6 +388,7 @@ function clientCall(dial: Dial, name: string, clock: Clock, patienceMs: number) 
   return {
     wire,
     inflow,
+    credit,
     moved,
     answered: () => answered,
     over: () => end(),
@@ -329,7 +407,7 @@ function attachCall(dial: Dial): AttachCall {
       const body = bytes.slice(1);
       if (bytes[0] === marks.message) listeners.emit("data", AttachResponse.decode(body));
       else if (bytes[0] === marks.end) listeners.emit("end");
-      else listeners.emit("error", new Error(words.decode(body)));
+      else listeners.emit("error", refusedWith(words.decode(body)));
     },
     onClose: (reason) => listeners.emit("error", new Error(reason)),
   });
@@ -343,7 +421,13 @@ function attachCall(dial: Dial): AttachCall {
       };
       if (!begun) wire.send(marked(calls.attach, none));
       begun = true;
-      wire.send(marked(marks.message, AttachRequest.encode(message).finish()), sent);
+      const bytes = AttachRequest.encode(message).finish();
+      if (!fits(bytes)) {
+        wire.close();
+        listeners.emit("error", new Error(TOO_LARGE));
+        return false;
+      }
+      wire.send(marked(marks.message, bytes), sent);
       draining ||= wire.unsent > HIGH_WATER;
       return !draining;
     },
