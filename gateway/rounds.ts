@@ -10,12 +10,12 @@ import { type LeafEnd, type LeafRound, openLeafRound } from "./leaf-round.js";
 import { limits } from "./limits.js";
 import { demandJournal, demandSiteFiles } from "./missing-files.js";
 import { readPlan } from "./plan-check.js";
-import { countRound } from "./round.js";
 import { clearLeftovers, findRunning } from "./round-leftovers.js";
+import { countsOf, type OpenRound, progressOf } from "./round-progress.js";
 import type { RoundWorld } from "./round-world.js";
 import { createSealedRounds } from "./sealed-rounds.js";
 import { inSiteRounds } from "./site-plan.js";
-import { type SiteRounds, startSiteRounds } from "./site-rounds.js";
+import { startSiteRounds } from "./site-rounds.js";
 import { openSiteStates } from "./site-state.js";
 import type { RoundRecord, SealedRecord } from "./store.js";
 import { createWaitingRounds } from "./waiting-rounds.js";
@@ -49,13 +49,10 @@ export type RoundsOptions = RoundWorld & {
   readonly onPlanRefused: (round: string, refusal: Refusal) => void;
 };
 
-/** A round of the cloud's that is open here: one round with the devices, or site rounds. */
-type Open = { readonly plan: Plan; readonly leaf?: LeafRound; readonly cycle?: SiteRounds };
-
 /** Opens the rounds that were open when the gateway last ran. */
 export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   const { disk, store, outbox, models, link, events, clock, time } = options;
-  const open = new Map<string, Open>();
+  const open = new Map<string, OpenRound>();
   /** What devices take part in, by the round's name as they know it. */
   const leaves = new Map<string, LeafRound>();
   const waiting = createWaitingRounds(clock);
@@ -395,19 +392,4 @@ function describe(cause: unknown): string {
 
 function isEarlier(a: string, b: string): boolean {
   return (splitNumberedId(a)?.number ?? 0) < (splitNumberedId(b)?.number ?? 0);
-}
-
-const countsOf = ({ round, offered, folded, declined }: Omit<SealedRecord, "order">) => ({
-  round,
-  offered,
-  folded,
-  declined,
-});
-
-/** Of a round that is open. */
-function progressOf({ plan, leaf, cycle }: Open): RoundProgress {
-  if (cycle !== undefined) return cycle.progress();
-  const counts =
-    leaf === undefined ? { offered: 0, folded: 0, declined: 0 } : countRound(leaf.state);
-  return { round: plan.round, ...counts, sealed: leaf?.state.phase === "sealed" };
 }

@@ -39,7 +39,8 @@ function faulty(nth: number, { lands, dies }: Fault) {
         if (seen.met && dies) throw new Error("it was killed");
         const puts = (prefix: string) =>
           operations.some(({ type, key }) => type === "put" && key.startsWith(prefix));
-        if (!(puts("entry!") && puts("round!")) || ++seen.handovers !== nth) return real.batch(operations, options);
+        if (!(puts("entry!") && puts("round!")) || ++seen.handovers !== nth)
+          return real.batch(operations, options);
         seen.met = true;
         if (lands) await real.batch(operations, options);
         throw new Error("it was killed");
