@@ -31,33 +31,45 @@ export function memoryIndex(): MemoryIndex {
       else to.delete(operation.key);
     }
   };
-  const within = ({ gte, lt }: { readonly gte: string; readonly lt: string }) =>
-    [...written.keys()].filter((key) => key >= gte && key < lt).sort();
 
   return {
-    database: () => ({
-      async open() {},
-      get: async (key) => written.get(key)?.slice(),
-      iterator: (range) => ({
-        all: async () =>
-          within(range).map((key): [string, Uint8Array] => [
-            key,
-            (written.get(key) as Uint8Array).slice(),
-          ]),
-      }),
-      keys: (range) => ({ all: async () => within(range) }),
-      async batch(operations, { sync }) {
-        if (failing === "full")
-          throw new TributaryError("disk-full", "no space for the index", { retryable: true });
-        apply(written, operations);
-        unsynced.push(operations);
-        if (!sync) return;
-        syncs++;
-        for (const batch of unsynced) apply(durable, batch);
-        unsynced = [];
-      },
-      async close() {},
-    }),
+    database() {
+      let open = false;
+      const live = () => {
+        if (!open) throw new Error("the database is not open");
+        return written;
+      };
+      const within = ({ gte, lt }: { readonly gte: string; readonly lt: string }) =>
+        [...live().keys()].filter((key) => key >= gte && key < lt).sort();
+      return {
+        async open() {
+          open = true;
+        },
+        get: async (key) => live().get(key)?.slice(),
+        iterator: (range) => ({
+          all: async () =>
+            within(range).map((key): [string, Uint8Array] => [
+              key,
+              (written.get(key) as Uint8Array).slice(),
+            ]),
+        }),
+        keys: (range) => ({ all: async () => within(range) }),
+        async batch(operations, { sync }) {
+          const now = live();
+          if (failing === "full")
+            throw new TributaryError("disk-full", "no space for the index", { retryable: true });
+          apply(now, operations);
+          unsynced.push(operations);
+          if (!sync) return;
+          syncs++;
+          for (const batch of unsynced) apply(durable, batch);
+          unsynced = [];
+        },
+        async close() {
+          open = false;
+        },
+      };
+    },
     crash(kept) {
       for (const batch of unsynced.slice(0, Math.floor(kept * (unsynced.length + 1))))
         apply(durable, batch);
