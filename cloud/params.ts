@@ -1,5 +1,10 @@
 import { checkHeadroom } from "@tributary/proto/algebra/grid.js";
-import { idSchema, modelIdSchema } from "@tributary/proto/wire/ids.js";
+import {
+  idSchema,
+  isReservedName,
+  metricNameSchema,
+  modelIdSchema,
+} from "@tributary/proto/wire/ids.js";
 import { limits } from "@tributary/proto/wire/limits.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { z } from "zod";
@@ -72,14 +77,14 @@ const trainingParamsSchema = z
     batchSize: count(1_000_000).default(32),
   })
   .catchall(z.union([z.number(), z.boolean(), z.string().max(1024)]))
-  .refine((training) => Object.keys(training).length <= 64, { message: "at most 64 parameters" });
+  .refine((training) => Object.keys(training).length <= 64, { message: "at most 64 parameters" })
+  .refine((training) => !Object.keys(training).some(isReservedName), {
+    message: "names a parameter by a reserved name",
+  });
 
 export const gateSchema = z.strictObject({
   /** Metric of the federated evaluation that is compared. */
-  metric: z
-    .string()
-    .regex(/^[a-z][a-zA-Z0-9_-]{0,63}$/, { message: "must be a metric name" })
-    .default("accuracy"),
+  metric: metricNameSchema.default("accuracy"),
   /** Whether a higher or a lower value is better. */
   direction: z.enum(["higher", "lower"]).default("higher"),
   /** A candidate may be worse by so much, in the metric's unit. */

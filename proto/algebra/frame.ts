@@ -3,6 +3,7 @@ import { decodeCbor, encodeCbor } from "../wire/cbor.js";
 import {
   digestSchema,
   idSchema,
+  metricNameSchema,
   numberedIdSchema,
   roundIdSchema,
   splitNumberedId,
@@ -40,7 +41,7 @@ const wholeSchema = z
 const samplesSchema = z.number().int().min(1).max(limits.samplesMax);
 const updatesSchema = z.number().int().min(1).max(limits.updatesMax);
 const metricSchema = z.strictObject({
-  name: z.string().regex(/^[a-z][a-zA-Z0-9_-]{0,63}$/, { message: "must be a metric name" }),
+  name: metricNameSchema,
   sum: wholeSchema,
   weight: wholeSchema,
 });

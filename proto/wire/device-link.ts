@@ -1,6 +1,13 @@
 import { z } from "zod";
 import { type Code, isCode } from "./codes.js";
-import { digestSchema, idSchema, modelIdSchema, roundIdSchema } from "./ids.js";
+import {
+  attributeNameSchema,
+  digestSchema,
+  idSchema,
+  metricNameSchema,
+  modelIdSchema,
+  roundIdSchema,
+} from "./ids.js";
 import { limits } from "./limits.js";
 import { encodingSchema, layoutSchema, manifestSchema, planSchema } from "./plan.js";
 import type { AllKind, DownKind, UpKind } from "./topics.js";
@@ -13,7 +20,7 @@ const byteCount = z.number().int().min(0).max(limits.modelBytes);
 
 export const attributesSchema = z
   .record(
-    z.string().min(1).max(limits.attributeChars),
+    attributeNameSchema,
     z.union([z.string().max(limits.attributeChars), z.number(), z.boolean()]),
   )
   .refine((a) => Object.keys(a).length <= limits.attributes, {
@@ -23,10 +30,7 @@ export type Attributes = z.infer<typeof attributesSchema>;
 
 /** Metric values on the metric grid: round(value * 2^20), ties to even, by name. */
 export const metricsSchema = z
-  .record(
-    z.string().regex(/^[a-z][a-zA-Z0-9_-]{0,63}$/, { message: "must be a metric name" }),
-    z.number().int().min(-limits.metricFixedMax).max(limits.metricFixedMax),
-  )
+  .record(metricNameSchema, z.number().int().min(-limits.metricFixedMax).max(limits.metricFixedMax))
   .refine((m) => Object.keys(m).length <= limits.metrics, {
     message: `at most ${limits.metrics} metrics`,
   });

@@ -7,13 +7,55 @@ import { limits } from "./limits.js";
  */
 const idPattern = /^[A-Za-z0-9][A-Za-z0-9_-]*$/;
 
-export const idSchema = z.string().max(limits.idChars).regex(idPattern, {
-  message: "must be 1 to 64 letters, digits, - or _, starting with a letter or digit",
-});
+/**
+ * Names that every JavaScript object has without being given them. Whatever is kept by name would
+ * find a member under one of these that nobody put there, so nothing may be called so.
+ */
+const inherited: ReadonlySet<string> = new Set([
+  "constructor",
+  "hasOwnProperty",
+  "isPrototypeOf",
+  "propertyIsEnumerable",
+  "prototype",
+  "toLocaleString",
+  "toString",
+  "valueOf",
+]);
+
+/** Whether nothing may bear this name: it starts with `__`, or is one that objects inherit. */
+export function isReservedName(name: string): boolean {
+  return name.startsWith("__") || inherited.has(name);
+}
+
+const notReserved = {
+  error: ({ input }: { readonly input?: unknown }) => `${input} is a reserved name`,
+};
+const isFree = (name: string): boolean => !isReservedName(name);
+
+export const idSchema = z
+  .string()
+  .max(limits.idChars)
+  .regex(idPattern, {
+    message: "must be 1 to 64 letters, digits, - or _, starting with a letter or digit",
+  })
+  .refine(isFree, notReserved);
 
 export function isId(value: string): boolean {
-  return value.length <= limits.idChars && idPattern.test(value);
+  return value.length <= limits.idChars && idPattern.test(value) && isFree(value);
 }
+
+/** Name of a metric. */
+export const metricNameSchema = z
+  .string()
+  .regex(/^[a-z][a-zA-Z0-9_-]{0,63}$/, { message: "must be a metric name" })
+  .refine(isFree, notReserved);
+
+/** Name of a device's attribute: any text, see `limits.attributeChars`. */
+export const attributeNameSchema = z
+  .string()
+  .min(1)
+  .max(limits.attributeChars)
+  .refine(isFree, notReserved);
 
 /**
  * A round or a model of a session: `<session>.<number>`. Model n is what round n published; 0 is the
@@ -26,17 +68,25 @@ const sitePattern = /^[A-Za-z0-9][A-Za-z0-9_-]*\.(0|[1-9][0-9]{0,8})\.[1-9][0-9]
 const numberedChars = limits.idChars + 10;
 const siteChars = numberedChars + 10;
 
+function isNumbered(id: string): boolean {
+  return numberedPattern.test(id) && isFree(id.slice(0, id.indexOf(".")));
+}
+
+function isSiteNumbered(id: string): boolean {
+  return sitePattern.test(id) && isFree(id.slice(0, id.indexOf(".")));
+}
+
 /** A round or a model that the cloud knows. */
 export const numberedIdSchema = z
   .string()
   .max(numberedChars)
-  .regex(numberedPattern, { message: "must be <session>.<number>" });
+  .refine(isNumbered, { message: "must be <session>.<number>" });
 
 /** A round or a model as a device knows it: the cloud's, or one of its gateway's site rounds. */
 const anyNumberedIdSchema = z
   .string()
   .max(siteChars)
-  .refine((id) => numberedPattern.test(id) || sitePattern.test(id), {
+  .refine((id) => isNumbered(id) || isSiteNumbered(id), {
     message: "must be <session>.<number> or <session>.<number>.<site round>",
   });
 
@@ -62,8 +112,7 @@ export type NumberedId = {
 
 /** Splits an id of a round or a model; undefined when it is not one. */
 export function splitNumberedId(id: string): NumberedId | undefined {
-  if (id.length > siteChars || !(numberedPattern.test(id) || sitePattern.test(id)))
-    return undefined;
+  if (id.length > siteChars || !(isNumbered(id) || isSiteNumbered(id))) return undefined;
   const [session = "", number, site] = id.split(".");
   const split = { session, number: Number(number) };
   return site === undefined ? split : { ...split, site: Number(site) };

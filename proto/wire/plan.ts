@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { encodeCbor } from "./cbor.js";
-import { digestSchema, idSchema, modelIdSchema, roundIdSchema } from "./ids.js";
+import { digestSchema, idSchema, isReservedName, modelIdSchema, roundIdSchema } from "./ids.js";
 import { limits } from "./limits.js";
 
 /** How a model file is fetched and verified: whole-file digest, and one digest per chunk. */
@@ -40,7 +40,11 @@ export const encodingSchema = z.enum(encodings);
 
 /** Parameters handed to the trainer as they are; `epochs`, `learningRate` and `batchSize` are conventional. */
 export const trainingSchema = z.record(
-  z.string().min(1).max(64),
+  z
+    .string()
+    .min(1)
+    .max(64)
+    .refine((name) => !isReservedName(name), { message: "is a reserved name" }),
   z.union([z.number(), z.boolean(), z.string().max(1024)]),
 );
 export type Training = z.infer<typeof trainingSchema>;
