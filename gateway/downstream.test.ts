@@ -369,7 +369,7 @@ describe("towards a gateway below", () => {
     const { receipt } = await replaced.deliver(sumOf(plan, ["b"]), 2);
     assert.equal(receipt?.outcome, "kept");
     await until("all arrives", () => reducer.partials.flatMap(names).length === 2);
-    assert.deepEqual(reducer.partials.flatMap(names).sort(), ["a", "b"]);
+    assert.deepEqual(new Set(reducer.partials.flatMap(names)), new Set(["a", "b"]));
   });
 
   it("passes on a further stretch of a member's site rounds by itself, and counts it apart", async () => {

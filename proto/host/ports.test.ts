@@ -103,13 +103,7 @@ async function ownerOf(dir: string, parent: readonly string[] = []) {
         await file.datasync();
       }
     }));`;
-  const [program = "", ...rest] = [
-    ...parent,
-    process.execPath,
-    "--input-type=module",
-    "-e",
-    script,
-  ];
+  const [program, ...rest] = [...parent, process.execPath, "--input-type=module", "-e", script];
   const child = spawn(program, rest, { stdio: ["ignore", "pipe", "inherit"] });
   const pid = Number(String((await once(child.stdout, "data"))[0]));
   return { child, pid };
