@@ -18,6 +18,7 @@ import {
 } from "./testing/cloud.js";
 import { failingDisk } from "./testing/disk.js";
 import { attachGateway, type TestGateway } from "./testing/gateway.js";
+import { memoryStore } from "./testing/memory-store.js";
 
 const params = paramsOf({ rounds: 1, sitesQuorum: 1, devicesMin: 3, absentGraceMs: 0 });
 
@@ -303,4 +304,35 @@ test("a write is tried without end while the disk is full, else a bounded number
   await failing(broken, limits.retries);
   await assert.rejects(failing(broken, limits.retries + 1), { code: "store-failed" });
   assert.equal(tries, limits.retries + 1);
+});
+
+test("whichever call of the store fails, a session that was not started can be", async (t) => {
+  const { dir, remove } = await temporaryDir();
+  const inner = memoryStore();
+  let callsLeft = Number.POSITIVE_INFINITY;
+  const store = new Proxy(inner, {
+    get(target, name, receiver) {
+      const part: unknown = Reflect.get(target, name, receiver);
+      if (typeof part !== "function") return part;
+      return async (...given: unknown[]) => {
+        if (callsLeft-- === 0) throw new TributaryError("store-unreachable", "it is away");
+        return part.apply(target, given);
+      };
+    },
+  });
+  const cloud = await startCloud(dir, { store });
+  await importInitialModel(cloud);
+  t.after(() => cloud.close().then(remove));
+  let failed = 0;
+  for (let calls = 0; calls < 8; calls++) {
+    const of = paramsOf({ name: `try-${calls}` });
+    callsLeft = calls;
+    const started = await cloud.sessions.start(of).catch(() => undefined);
+    callsLeft = Number.POSITIVE_INFINITY;
+    if (started === undefined) failed++;
+    if (cloud.sessions.status(of.name) !== undefined) continue;
+    const again = await cloud.sessions.start(of);
+    assert.ok(again.ok, `after ${calls} calls: ${JSON.stringify(again)}`);
+  }
+  assert.ok(failed > 2);
 });

@@ -71,6 +71,8 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
     try {
       const checked = await checkStart(world, params);
       if (!checked.ok) return checked;
+      // Whatever can fail comes before the row: a session on record is one that can be asked about.
+      const late = await openLatePartials(world.disk, store, name);
       const row = newRow(params, world.clock.nowMs());
       if (!(await store.addSession(row)))
         return refuse("session-exists", `a session named ${name} exists`);
@@ -78,7 +80,6 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
       events({ level: "info", name: "session-started", session: name, initialModel });
       const tally: Tally = { merged: 0, expired: 0, metrics: {} };
       const machine = newSession(rulesOf(params), initialModel);
-      const late = await openLatePartials(world.disk, store, name);
       const actor = createSessionActor(world, row, machine, tally, late);
       actors.set(name, actor);
       await actor.run();
