@@ -108,6 +108,9 @@ for (const state of ["full", "read-only"] as const) {
   });
 }
 
+/** What a gateway leaves free of the real file system. */
+const RESERVE_BYTES = 64 * 1024;
+
 /** A file system of its own, of so many bytes; undefined where this process may not mount one. */
 async function mountTiny(t: TestContext, dir: string, bytes: number): Promise<boolean> {
   if (process.getuid?.() !== 0) {
@@ -132,7 +135,7 @@ test("a gateway on a real file system with no byte left refuses, and goes on whe
     const cloud = await floor.cloud();
     const gateway = await floor.gateway("gw-1", {
       upstreamPort: cloud.grpcPort,
-      settings: { retryAfterMs: 20 },
+      settings: { retryAfterMs: 20, reserveDiskBytes: RESERVE_BYTES },
     });
     const { device, trainer } = await aboutToSend(floor, cloud, gateway);
     const filler = join(place, "filler");
@@ -140,9 +143,10 @@ test("a gateway on a real file system with no byte left refuses, and goes on whe
     await writeFile(filler, Buffer.alloc(16 * 1024 * 1024)).catch((error: NodeJS.ErrnoException) =>
       assert.equal(error.code, "ENOSPC"),
     );
-    await gateway.event("storage-state", { state: "full" });
+    await until("it has looked", () => gateway.status().disk.freeBytes < RESERVE_BYTES);
     trainer.release();
     await device.event("refused", { code: "storage-full", retryable: true });
+    await gateway.event("storage-state", { state: "full" });
     assert.equal(device.count("receipt"), 0);
     await rm(filler);
     await device.event("receipt", { round: "s.1" });
