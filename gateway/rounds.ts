@@ -58,6 +58,8 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   const waiting = createWaitingRounds(clock);
   const states = openSiteStates(disk);
   const sealed = createSealedRounds(await store.sealed());
+  /** Rounds from before the start that could not be read: they stay for the next one. */
+  const unread = new Set<string>();
   let ended: Plan | undefined;
   let control: Promise<void> = Promise.resolve();
 
@@ -133,6 +135,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   }
 
   function refuseFresh(plan: Plan): Refusal | undefined {
+    if (unread.has(plan.round)) return refuse("storage-failed", "it is here and cannot be read");
     const handed = [...open.values()].filter(({ cycle }) => cycle?.handed);
     // The session of the oldest may be over without this gateway's knowing.
     if (handed.length >= limits.openRounds) handed[0]?.cycle?.over();
@@ -247,13 +250,15 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
 
   await resume();
   async function resume(): Promise<void> {
-    const unread = (round: string, message: string) =>
+    const leave = (round: string, message: string) => {
+      unread.add(round);
       events({ level: "error", name: "round-unread", round, message });
+    };
     // What belongs to a round that cannot be read stays, for a version or a person that can.
     const known = new Set<string>();
     const records = await store.openRounds((round, message) => {
       known.add(round);
-      unread(round, message);
+      leave(round, message);
     });
     for (const { round } of records) known.add(round);
     const journals = await clearLeftovers(options, states, known);
@@ -275,7 +280,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       } catch (cause) {
         // Damage is not guessed around. What cannot be read now stays for the next start.
         if (cause instanceof TributaryError && cause.code.startsWith("journal-")) throw cause;
-        unread(plan.round, describe(cause));
+        leave(plan.round, describe(cause));
       }
     }
     // A kill can come between the opening of a round and the end of the one before.

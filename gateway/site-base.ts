@@ -57,7 +57,11 @@ export function openSiteBase(models: RoundWorld["models"], plan: Plan): SiteBase
   async function readBase(): Promise<Float32Array | undefined> {
     const { digest, bytes } = plan.base;
     if (models.available(digest)?.bytes !== bytes) return undefined;
-    const file = await models.read(digest, 0, bytes);
+    const file = await models.read(digest, 0, bytes).catch((cause: unknown) => {
+      // Found damaged, it is fetched anew: until then it is not here.
+      if (models.available(digest)?.bytes === bytes) throw cause;
+    });
+    if (file === undefined) return undefined;
     const read = sha256(file) === digest ? decodeSafetensors(file) : undefined;
     return read?.ok && sameLayout(read.layout, plan.layout) ? read.values : undefined;
   }

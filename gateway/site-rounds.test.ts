@@ -638,7 +638,18 @@ describe("a start", () => {
     assert.equal(told(again, "site-model-failed").length > 0, true);
   });
 
-  it("goes on with the rounds that can be read", async () => {
+  it("takes a base that is damaged for one that is not there", async () => {
+    const { disk, reducer, dir } = await leftOpen();
+    const path = `models/${base.digest}`;
+    const bytes = await disk.readFile(path);
+    await disk.writeFileAtomic(path, [bytes.with(75, (bytes[75] as number) ^ 1)]);
+    const again = await stage.gateway(dir, reducer.address, {}, { disk });
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assertIs(reducer.partials[0], oracle([first, [["dev-a", 5, 4]]]));
+    assert.deepEqual(told(again, "round-unread"), []);
+  });
+
+  it("goes on with the rounds that can be read, and does not begin the others anew", async () => {
     const disk = memoryDisk();
     const { reducer, dir, gateway, devices } = await site(["dev-a"], {}, { disk });
     const [a] = devices as [TestDevice];
@@ -657,6 +668,9 @@ describe("a start", () => {
     const again = await stage.gateway(dir, reducer.address, {}, { disk: unreadable });
     assert.equal(told(again, "round-unread").length, 1);
     const device = await stage.device(again, "dev-a");
+    reducer.openRound(samplePlan({ round: "other.1" }), ["dev-a"]);
+    await until("it is refused", () => reducer.heard("planRefused").length > 0);
+    assert.equal(reducer.heard("planRefused")[0]?.round, "other.1");
     await give(device, "mnist.1", 3, 10);
     await until("the Partial arrives", () => reducer.partials.length === 1);
   });
