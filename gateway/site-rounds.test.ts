@@ -658,15 +658,17 @@ describe("a start", () => {
     await offerOf(a, "other.1");
     await offerOf(a, "mnist.1");
     await gateway.close();
+    let broken = true;
     const unreadable = {
       ...disk,
       openAppend: (path: string) =>
-        path === "rounds/other.1.journal"
+        broken && path === "rounds/other.1.journal"
           ? Promise.reject(new Error("the sector cannot be read"))
           : disk.openAppend(path),
     };
     const again = await stage.gateway(dir, reducer.address, {}, { disk: unreadable });
     assert.equal(told(again, "round-unread").length, 1);
+    broken = false;
     const device = await stage.device(again, "dev-a");
     reducer.openRound(samplePlan({ round: "other.1" }), ["dev-a"]);
     await until("it is refused", () => reducer.heard("planRefused").length > 0);
