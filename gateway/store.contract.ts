@@ -128,6 +128,19 @@ export function storeContract(name: string, make: () => Promise<StorePlace>): vo
   });
 
   check(
+    "forgets whom a round asked with the round, when that was noted behind its end",
+    async (place) => {
+      const store = await place.store(1);
+      await store.putRound(round("s.1"));
+      await store.seal(sealed("s.1"), [], undefined);
+      await store.noteAsks("s.1", [["dev-a", "declined"]]);
+      assert.equal((await store.asks("s.1")).size, 1);
+      await store.seal(sealed("s.2"), [], undefined);
+      assert.equal((await store.asks("s.1")).size, 0);
+    },
+  );
+
+  check(
     "takes a Partial from below and its identity in one step, and forgets the oldest of a gateway",
     async (place) => {
       const store = await place.store();

@@ -210,6 +210,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     for (const { round } of known.sort((a, b) => a.order - b.order).slice(0, excess)) {
       dropped.push(del(`sealed!${round}`));
       for (const key of await table.keys(`ledger!${round}!`)) dropped.push(del(key));
+      // Noted while the round ended, behind the look for what was noted of it.
+      for (const key of await table.keys(`ask!${round}!`)) dropped.push(del(key));
     }
     return dropped;
   }
