@@ -161,7 +161,7 @@ describe("packets past their bound", () => {
     // 256 MB announced.
     raw.write(Uint8Array.from([0x10, 0xff, 0xff, 0xff, 0x7f]));
     await once(raw, "close");
-    assert.ok(refused.some((reason) => /past its bound/.test(reason)));
+    assert.deepEqual(refused, ["packet"]);
   });
 
   it("close the connection after it, too", async () => {
@@ -300,12 +300,12 @@ describe("pressure", () => {
     for (let i = 0; i < 80; i++)
       link.send("dev-a", "part", new Uint8Array(256 * 1024), () => sent++);
     await until("the sockets are full", () => sent < 80);
-    const topic = "tributary/v1/plant/up/dev-a/hello";
+    const topic = "tributary/v1/plant/up/dev-a/decline";
     for (let i = 0; i < 2_000; i++) c.publish(topic, Buffer.alloc(1_000), { qos: 0 });
     // Another device is served all the while: time enough for all of it to have come.
     const other = await client(port, "dev-b");
     for (let i = 0; i < 300; i++) {
-      await other.publishAsync("tributary/v1/plant/up/dev-b/hello", "x", { qos: 1 });
+      await other.publishAsync("tributary/v1/plant/up/dev-b/decline", "x", { qos: 1 });
     }
     const before = received.filter(({ device }) => device === "dev-a").length;
     assert.ok(before < 2_000, `${before} arrived`);

@@ -1,5 +1,6 @@
 import type { EventSink } from "@tributary/proto/host/events.js";
 import type { LinkEvent } from "@tributary/proto/tier/events.js";
+import type { DropReason } from "./drops.js";
 
 /** What a gateway reports, in a closed vocabulary. Fields are flat; sizes and times carry units. */
 export type GatewayEvent =
@@ -50,7 +51,16 @@ export type GatewayEvent =
   | { level: "info"; name: "clock-agrees"; offsetMs: number }
   | { level: "debug"; name: "device-connected"; device: string }
   | { level: "debug"; name: "device-disconnected"; device: string }
-  | { level: "warn"; name: "connection-refused"; device: string; reason: string }
+  | {
+      level: "warn";
+      name: "connection-refused";
+      /** The latest of them, where its CONNECT is known. */
+      device: string;
+      reason: DropReason;
+      detail: string;
+      /** So many for this reason since the last such event. */
+      count: number;
+    }
   | { level: "info"; name: "round-opened"; round: string; roster: number; wanted: number }
   | {
       level: "info";

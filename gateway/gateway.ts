@@ -15,6 +15,7 @@ import { buildDateMs } from "./build-date.js";
 import type { GatewayConfig } from "./config.js";
 import { createDeviceRegistry } from "./devices.js";
 import { type Downstream, type DownstreamOptions, openDownstream } from "./downstream.js";
+import { createDrops } from "./drops.js";
 import type { GatewayEvents } from "./events.js";
 import { createInbound } from "./inbound.js";
 import { createIngest, type Ingest } from "./ingest.js";
@@ -206,7 +207,10 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const link = await (parts.broker ?? createBroker)({
       site,
       handlers: inbound.handlers,
+      clock,
     });
+    const drops = createDrops(clock, events);
+    teardown.push(() => drops.close());
     teardown.push(() => link.close());
     const replies = createReplies(link, events, config.retryAfterMs);
     const publications = await createPublications({ store, models, link, events });
@@ -403,6 +407,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       rounds,
       publications,
       replies,
+      drops,
       events,
     });
     const status = () =>

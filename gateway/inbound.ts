@@ -6,6 +6,7 @@ import { type Refusal, refuse } from "@tributary/proto/wire/verdict.js";
 import type { z } from "zod";
 import type { DeviceHandlers, DeviceLink } from "./broker.js";
 import type { DeviceRegistry } from "./devices.js";
+import type { Drops } from "./drops.js";
 import type { GatewayEvents } from "./events.js";
 import type { Ingest } from "./ingest.js";
 import type { Parts } from "./parts.js";
@@ -23,6 +24,7 @@ export type Destinations = {
   readonly rounds: Rounds;
   readonly publications: Publications;
   readonly replies: Replies;
+  readonly drops: Drops;
   readonly events: GatewayEvents;
 };
 
@@ -106,9 +108,7 @@ export function createInbound(): Inbound {
         to.parts.disconnected(device);
         to.rounds.deviceDisconnected(device);
       },
-      onRefused(device, reason) {
-        to?.events({ level: "warn", name: "connection-refused", device, reason });
-      },
+      onRefused: (device, reason, detail) => to?.drops.note(device, reason, detail),
     },
     connect(destinations) {
       to = destinations;

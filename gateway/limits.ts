@@ -5,8 +5,48 @@
 export const limits = {
   /** MQTT connections, authenticated or not. Further ones are closed on arrival. */
   connections: 12_000,
-  /** An MQTT packet other than PUBLISH, in bytes: what a stranger can make the broker hold. */
+  /**
+   * Connections by the address that they come from (an IPv6 address: its /64). Past a bound further
+   * ones of that address are reset on arrival, and others are not touched. One computer can be 10,000
+   * devices, or a whole site behind one router, so these bound what is left to everybody else.
+   */
+  addresses: {
+    /** At a time. */
+    connections: 10_000,
+    /** At a time, from the connection until its CONNECT is accepted. */
+    handshakes: 2_048,
+    /** New ones: the burst at once, then so many a second. */
+    rate: { perSecond: 250, burst: 2_500 },
+    /** Addresses without a connection whose rate is remembered; the oldest is forgotten. */
+    idle: 4_096,
+  },
+  /**
+   * What one device may ask of the gateway, whatever connection it comes on. Past `packets` or `bytes`
+   * it is read from more slowly: back-pressure, nothing is lost. Past `refusals` it is disconnected.
+   */
+  allowance: {
+    /** MQTT packets of it: the burst at once, then so many a second. */
+    packets: { perSecond: 1_000, burst: 2_000 },
+    /** Bytes to and from it: more than a link of 1 Gbit/s carries. */
+    bytes: { perSecond: 128 * 1024 * 1024, burst: 128 * 1024 * 1024 },
+    /** Refused messages and subscriptions. Cut off, it is let in again at a quarter of the burst. */
+    refusals: { perSecond: 10, burst: 256 },
+    /** Packets of it that are handled before it is the others' turn. */
+    packetsPerTurn: 32,
+    /** A connection, and a `hello`, in packets: 5 reconnections a second. */
+    greetingPrice: 100,
+    /** Devices that went with a part of it spent and are remembered; the oldest is forgotten. */
+    away: 10_000,
+  },
+  /** Further drops for one reason are counted for so long, and reported together, in milliseconds. */
+  dropsReportMs: 10_000,
+  /**
+   * An MQTT packet other than PUBLISH, in bytes. Nothing but one CONNECT of that size is read before
+   * it is accepted: what a stranger can make the broker hold.
+   */
   controlPacketBytes: 4 * 1024,
+  /** Levels of a topic or a filter: those of the protocol's longest. The connection is closed above it. */
+  topicLevels: 6,
   /** From a TCP connection to its CONNECT packet, in milliseconds. */
   connectTimeoutMs: 10_000,
   /** A device that reads nothing for so long is disconnected, in milliseconds. */

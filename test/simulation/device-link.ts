@@ -70,7 +70,7 @@ export function simulatedBroker(
     };
     const take = (device: string, wire: Wire, bytes: Uint8Array) => {
       if (bytes.length > wireLimits.mqttPacketBytes) {
-        handlers.onRefused(device, "an MQTT packet past its bound");
+        handlers.onRefused(device, "packet", "");
         leave(device, wire);
         return wire.close();
       }
