@@ -100,7 +100,7 @@ export function settingsOf(seed: number): Settings {
     },
     duplicateRate: draw.chance(0.5) ? draw.between(0, 0.2) : 0,
     pace: { leastMs: 0.1, mostMs: draw.scaled(0.5, 80) },
-    trainingMostMs: siteMs * draw.scaled(0.02, 0.5),
+    trainingMostMs: (siteMs * draw.scaled(0.02, 0.5)) / session.siteRounds,
     hitRate: draw.chance(0.6) ? draw.scaled(0.002, 0.1) : 0,
     hitWithinMs: draw.scaled(1, 100),
     everyMs,
@@ -188,6 +188,8 @@ function drawSites(
         offlineSiteRounds: draw.chance(0.3) ? 0 : draw.whole(1, 6),
         // What a site adds up may outgrow the range.
         saturate: true,
+        // A site round has its share of the time only, and is over for whoever misses it.
+        siteQuorum: 1,
       }
     : {};
   const aggregation = draw.chance(0.2) ? { aggregation: drawMemory(draw, gateways) } : {};
