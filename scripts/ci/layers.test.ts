@@ -53,6 +53,7 @@ test("allowed imports pass", () => {
       "proto/wire/b.test.ts": `import "node:test"; import "./b.js";`,
       "proto/host/disk.ts": `import "node:fs"; import "../wire/a.js";`,
       "proto/tier/grpc.ts": `import "node:http2"; import "../wire/a.js";`,
+      "proto/identity/keys.ts": `import "node:crypto"; import "../wire/a.js";`,
       "gateway/main.ts": `import "node:fs"; import "@tributary/proto/wire/a.js";`,
       "device-sdk/typescript/main.ts": `import "@tributary/proto/wire/a.js";`,
       "scripts/cli/main.ts": `await import("@tributary/cloud/main.js");`,
@@ -82,7 +83,7 @@ test("a tier that imports another tier is named, in every form of import", () =>
   );
 });
 
-test("proto imports nothing of ours, and touches Node only in host and tier", () => {
+test("proto imports nothing of ours, and touches Node only in host, tier and identity", () => {
   assert.deepEqual(
     judge({
       "proto/a.ts": `import "@tributary/gateway/a.js";`,
@@ -91,7 +92,7 @@ test("proto imports nothing of ours, and touches Node only in host and tier", ()
     }),
     [
       "proto/a.ts:1 proto may not import @tributary/gateway",
-      'proto/algebra/b.ts:1 only proto/host and proto/tier touch Node; "node:fs" does not belong here',
+      'proto/algebra/b.ts:1 only proto/host, proto/tier and proto/identity touch Node; "node:fs" does not belong here',
       'proto/wire/c.ts:1 write "node:crypto"',
     ],
   );

@@ -23,8 +23,11 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   test: ["proto", "gateway", "cloud", "device-sdk/typescript", "scripts"],
 };
 
-/** The rooms of proto that may touch Node: the host's ports, what serves gateways, what buf generates, the vectors' maker. */
-const nodeRooms = ["proto/host/", "proto/tier/", "proto/gen/", "proto/vectors/"];
+/**
+ * The rooms of proto that may touch Node: the host's ports, what serves gateways, keys and what they
+ * sign, what buf generates, the vectors' makers.
+ */
+const nodeRooms = ["proto/host/", "proto/tier/", "proto/identity/", "proto/gen/", "proto/vectors/"];
 
 /** Judges every import against the layer rules. */
 export function layerViolations(house: House, { imports }: SourceImports): readonly Violation[] {
@@ -64,7 +67,7 @@ function judgeBuiltin(file: string, specifier: string): string | undefined {
   if (!specifier.startsWith("node:")) return `write "node:${specifier}"`;
   if (!file.startsWith("proto/") || file.endsWith(".test.ts")) return undefined;
   if (nodeRooms.some((room) => file.startsWith(room))) return undefined;
-  return `only proto/host and proto/tier touch Node; "${specifier}" does not belong here`;
+  return `only proto/host, proto/tier and proto/identity touch Node; "${specifier}" does not belong here`;
 }
 
 /** Reads the whole house and judges it. Throws when there is nothing to read. */
