@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createConnection, type Socket } from "node:net";
 import { afterEach, describe, it } from "node:test";
+import { systemClock } from "@tributary/proto/host/clock.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
 import { connect, connectAsync, type IClientOptions, type MqttClient } from "mqtt";
 import { createBroker, type DeviceLink } from "./broker.js";
@@ -22,6 +23,7 @@ async function broker() {
   const changes: string[] = [];
   const link: DeviceLink = await createBroker({
     site: "plant",
+    clock: systemClock(),
     handlers: {
       onMessage(device, kind, bytes) {
         received.push({ device, kind, bytes: Uint8Array.from(bytes) });

@@ -1,5 +1,5 @@
 import { createServer, type Socket } from "node:net";
-import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
+import type { Clock } from "@tributary/proto/host/clock.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { isId } from "@tributary/proto/wire/ids.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
@@ -49,7 +49,7 @@ export type DeviceHandlers = {
 export type BrokerOptions = {
   readonly site: string;
   readonly handlers: DeviceHandlers;
-  readonly clock?: Pick<Clock, "setTimer" | "monotonicMs">;
+  readonly clock: Pick<Clock, "setTimer" | "monotonicMs">;
   /** In place of those in `limits.ts`. */
   readonly bounds?: { readonly addresses?: AddressBounds; readonly allowance?: AllowanceBounds };
 };
@@ -95,7 +95,7 @@ const packetBounds = {
 
 /** Serves MQTT 3.1.1 to one site's devices, once it listens. */
 export async function createBroker(options: BrokerOptions): Promise<DeviceLink> {
-  const { site, handlers, clock = systemClock(), bounds = {} } = options;
+  const { site, handlers, clock, bounds = {} } = options;
   const access = createTopicAccess(site);
   const addresses = createAddresses(bounds.addresses ?? limits.addresses, clock);
   const allowances = createAllowances(bounds.allowance ?? limits.allowance, clock);

@@ -1,4 +1,5 @@
 import { createBroker } from "@tributary/gateway/broker.js";
+import { systemClock } from "@tributary/proto/host/clock.js";
 import { SITE } from "./plan.js";
 import { answerCommands } from "./worker.js";
 
@@ -7,6 +8,7 @@ answerCommands(async () => {
   const broker = await createBroker({
     site: SITE,
     handlers: { onMessage() {}, onConnected() {}, onDisconnected() {}, onRefused() {} },
+    clock: systemClock(),
   });
   return { port: await broker.listen("127.0.0.1", 0) };
 });

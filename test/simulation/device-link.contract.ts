@@ -3,6 +3,7 @@ import { describe, it } from "node:test";
 import { limits as deviceLimits } from "@tributary/device-sdk/limits.js";
 import type { DeviceLink, LinkOptions, Message } from "@tributary/device-sdk/link.js";
 import type { BrokerOptions, DeviceLink as GatewayLink } from "@tributary/gateway/broker.js";
+import { limits as gatewayLimits } from "@tributary/gateway/limits.js";
 import { upSchemas } from "@tributary/proto/wire/device-link.js";
 import { decodeEnvelope, encodeEnvelope } from "@tributary/proto/wire/envelope.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
@@ -281,6 +282,28 @@ export function deviceLinkContract(name: string, open: () => Promise<DeviceLinkS
       assert.equal(gateway.of("chunk").length, 1);
       assert.equal(gateway.refused.length, 1);
       await stage.until("it is back", () => device.ups.length === 2);
+    });
+
+    check("refused time and again have the device cut off for a while", async (stage) => {
+      const { gateway, device } = await joined(stage);
+      const other = openDevice(stage, "dev-b");
+      await stage.until("both are welcome", () => other.ups.length === 1);
+      const refusal = encodeEnvelope({ about: "begin", code: "busy", message: "", round: "s.1" });
+      const { burst, perSecond } = gatewayLimits.allowance.refusals;
+      let refusals = 0;
+      for (; refusals < burst / 2; refusals++) gateway.link.send("dev-a", "refusal", refusal);
+      await stage.until("they arrive", () => device.messages.length === refusals);
+      assert.deepEqual(device.downs, [], "what happens to an honest device is not too much");
+      // More than the whole, whatever has come back to it meanwhile.
+      const startedMs = performance.now();
+      const came = () => ((performance.now() - startedMs) / 1_000) * perSecond;
+      for (let more = 0; more < burst + came() + 1; more++)
+        gateway.link.send("dev-a", "refusal", refusal);
+      await stage.until("the device is cut off", () => device.downs.length > 0);
+      assert.deepEqual(gateway.refused[0], "refusals");
+      await stage.until("it is let in again", () => device.ups.length === 2);
+      assert.ok(gateway.refused.slice(1).every((reason) => reason === "allowance"));
+      assert.deepEqual(other.downs, [], "nobody else is concerned");
     });
 
     check("that are none are named, and nothing else happens", async (stage) => {

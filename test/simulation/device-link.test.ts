@@ -23,7 +23,7 @@ async function openReal(): Promise<DeviceLinkStage> {
   const clock = systemClock();
   return {
     async gateway(handlers) {
-      const link = await createBroker({ site, handlers });
+      const link = await createBroker({ site, handlers, clock });
       proxy.target = await link.listen("127.0.0.1", 0);
       ends.push(() => link.close());
       return link;
@@ -81,7 +81,15 @@ async function openSimulated(): Promise<DeviceLinkStage> {
     async gateway(handlers) {
       // Drawn for each message from a device: below the rate it comes twice.
       const drawn = { ...random, next: () => 1 - repeats };
-      const link = await simulatedBroker(network, gateway.life, drawn, 0.5)({ site, handlers });
+      const link = await simulatedBroker(
+        network,
+        gateway.life,
+        drawn,
+        0.5,
+      )({
+        ...{ site, handlers },
+        clock: gateway.clock,
+      });
       await link.listen("", 0);
       return link;
     },

@@ -1,6 +1,8 @@
 import { limits as deviceLimits } from "@tributary/device-sdk/limits.js";
 import type { Message, OpenLink } from "@tributary/device-sdk/link.js";
+import { type Allowance, createAllowances } from "@tributary/gateway/allowances.js";
 import type { BrokerOptions, DeviceLink } from "@tributary/gateway/broker.js";
+import { limits as gatewayLimits } from "@tributary/gateway/limits.js";
 import type { Timer } from "@tributary/proto/host/clock.js";
 import { jitteredBackoff, type Random } from "@tributary/proto/host/random.js";
 import { allSchemas, downSchemas } from "@tributary/proto/wire/device-link.js";
@@ -13,7 +15,7 @@ import type { Life } from "./node.js";
 /**
  * The device link as MQTT 3.1.1 with clean sessions gives it: in order while a connection lasts,
  * QoS 1 upwards with a PUBACK that says that the broker took the message and promises nothing, QoS 0
- * downwards, and nothing kept for who is away. What was under way on a connection that broke is lost;
+ * downwards, and nothing kept for who is away. A device that is refused time and again is cut off. What was under way on a connection that broke is lost;
  * a message upwards may come twice, as a redelivery does.
  */
 
@@ -60,10 +62,17 @@ export function simulatedBroker(
   random: Random,
   duplicateRate: number,
 ): (options: BrokerOptions) => Promise<DeviceLink> {
-  return async ({ handlers }) => {
+  return async ({ handlers, clock }) => {
     const connected = new Map<string, Wire>();
+    const allowances = createAllowances(gatewayLimits.allowance, clock);
+    const spending = new Map<Wire, Allowance>();
     let stop = () => {};
+    const giveBack = (device: string, wire: Wire) => {
+      const allowance = spending.get(wire);
+      if (spending.delete(wire) && allowance !== undefined) allowances.giveBack(device, allowance);
+    };
     const leave = (device: string, wire: Wire) => {
+      giveBack(device, wire);
       if (connected.get(device) !== wire) return;
       connected.delete(device);
       handlers.onDisconnected(device);
@@ -87,10 +96,19 @@ export function simulatedBroker(
         onMessage(bytes: Uint8Array) {
           if (bytes[0] === frames.publish && device !== undefined) return take(device, wire, bytes);
           if (bytes[0] !== frames.connect || device !== undefined) return;
-          device = words.decode(bytes.subarray(2));
+          const name = words.decode(bytes.subarray(2));
+          if (allowances.barred(name)) {
+            handlers.onRefused(name, "allowance", "");
+            return wire.close();
+          }
+          device = name;
+          const allowance = allowances.take(device);
+          allowance.greet();
+          spending.set(wire, allowance);
           const older = connected.get(device);
           connected.set(device, wire);
           if (older !== undefined) {
+            giveBack(device, older);
             older.close();
             handlers.onDisconnected(device);
           }
@@ -118,6 +136,11 @@ export function simulatedBroker(
       },
       send(device, kind, bytes, sent) {
         deliver(device, frame(frames.publish, downKinds.indexOf(kind), bytes), sent);
+        const wire = kind === "refusal" ? connected.get(device) : undefined;
+        if (wire === undefined || spending.get(wire)?.refuse() !== false) return;
+        handlers.onRefused(device, "refusals", "");
+        leave(device, wire);
+        wire.close();
       },
       sendAll: (device, kind, bytes) => deliver(device, all(kind, bytes)),
       broadcast(kind, bytes) {
