@@ -1,5 +1,5 @@
 import type { ContributionRow } from "@tributary/cloud/store/rows.js";
-import type { Settlement, Store } from "@tributary/cloud/store/store.js";
+import type { ContributionKey, Settlement, Store } from "@tributary/cloud/store/store.js";
 import { planted } from "./planted.js";
 
 /** A store without keys: what is on record stays as it is, and nobody is told that it is there. */
@@ -8,11 +8,10 @@ function withoutKeys(store: Store): Store {
     const [first] = rows;
     if (first === undefined) return [];
     const known = await store.knownContributions(first.session, rows);
-    const names = new Set(known.map((key) => JSON.stringify(Object.entries(key).sort())));
     const [some] = known;
-    const fields = Object.keys(some ?? {}) as (keyof ContributionRow)[];
-    const nameOf = (row: ContributionRow) =>
-      JSON.stringify(fields.map((field) => [field, row[field]]).sort());
+    const fields = Object.keys(some ?? {}) as (keyof ContributionKey)[];
+    const nameOf = (key: ContributionKey) => JSON.stringify(fields.map((field) => key[field]));
+    const names = new Set(known.map(nameOf));
     return rows.filter((row) => !names.has(nameOf(row)));
   };
   const undecided = async (settled: readonly Settlement[] = []): Promise<Settlement[]> => {
