@@ -20,6 +20,7 @@ import { isCode, isRetryable } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import type { Refusal } from "@tributary/proto/wire/verdict.js";
+import { type Credit, createCredit } from "./credit.js";
 import { createInflow, type Inflow } from "./inflow.js";
 import type { Network, Wire } from "./network.js";
 import type { Life } from "./node.js";
@@ -58,35 +59,6 @@ function fits(message: Uint8Array): boolean {
 
 const TOO_LARGE = "a message is past its bound";
 
-/** How much of what was sent its reader has not taken. */
-function newCredit() {
-  let owed = 0;
-  let go: (() => void) | undefined;
-  const wake = () => {
-    go?.();
-    go = undefined;
-  };
-  return {
-    sent: () => void owed++,
-    taken() {
-      owed--;
-      wake();
-    },
-    /** The stream is over: nothing is waited for any more. */
-    over() {
-      owed = Number.NEGATIVE_INFINITY;
-      wake();
-    },
-    async room(): Promise<void> {
-      while (owed >= HIGH_WATER)
-        await new Promise<void>((resolve) => {
-          go = resolve;
-        });
-    },
-  };
-}
-type Credit = ReturnType<typeof newCredit>;
-
 function linkFailed(call: string, why: string): TributaryError {
   return new TributaryError("link-failed", `${call}: ${why}`, { retryable: true });
 }
@@ -119,7 +91,7 @@ export function serveTier(
             service.attach(stream.control);
           } else if (bytes[0] === calls.open) answerOpen(service, wire, body);
           else if (bytes[0] === calls.fetch) {
-            credit = newCredit();
+            credit = createCredit(HIGH_WATER);
             answerFetch(service, wire, credit, body, random);
           } else {
             inflow = createInflow();
@@ -359,7 +331,7 @@ type Dial = (ends: Parameters<Network["dial"]>[4]) => Wire;
 /** A call with an answer, given up when nothing moves for `patienceMs`. */
 function clientCall(dial: Dial, name: string, clock: Clock, patienceMs: number) {
   const inflow = createInflow<Uint8Array>();
-  const credit = newCredit();
+  const credit = createCredit(HIGH_WATER);
   let answered = false;
   const end = (error?: Error) => {
     answered = true;
