@@ -17,7 +17,7 @@ import { type Allowance, type AllowanceBounds, createAllowances } from "./allowa
 import type { DropReason } from "./drops.js";
 import { limits } from "./limits.js";
 import { type MeteredReading, meterReading } from "./metered-reading.js";
-import { createTopicAccess } from "./topic-access.js";
+import { createTopicAccess, type TopicAccess } from "./topic-access.js";
 
 /** The gateway's side of the device link: messages of one site's devices, in order per device. */
 export type DeviceLink = {
@@ -52,6 +52,8 @@ export type BrokerOptions = {
   readonly clock: Pick<Clock, "setTimer" | "monotonicMs">;
   /** In place of those in `limits.ts`. */
   readonly bounds?: { readonly addresses?: AddressBounds; readonly allowance?: AllowanceBounds };
+  /** In place of the site's own rules, so that a test sees each check alone. */
+  readonly access?: TopicAccess;
 };
 
 /** What the library has and its types leave out. */
@@ -88,6 +90,25 @@ function judgeConnect({ clientId, will, keepalive = 0 }: Connect): ConnectRefusa
   return undefined;
 }
 
+/** What ends a connection by our own rules, and is told where they are applied. */
+class Refused extends Error {}
+
+/** Whether the library closes a connection for what came on it; an end of other kinds is no drop. */
+function dropOf(error: Error): DropReason | undefined {
+  if (error instanceof Refused || "code" in error) return undefined;
+  switch (error.message) {
+    case "keep alive timeout":
+    case "connection closed":
+      return undefined;
+    case "connect did not arrive in time":
+      return "connect-timeout";
+    case "drain timeout":
+      return "drain-timeout";
+    default:
+      return "protocol";
+  }
+}
+
 const packetBounds = {
   publishBytes: wire.mqttPacketBytes,
   controlBytes: limits.controlPacketBytes,
@@ -96,7 +117,7 @@ const packetBounds = {
 /** Serves MQTT 3.1.1 to one site's devices, once it listens. */
 export async function createBroker(options: BrokerOptions): Promise<DeviceLink> {
   const { site, handlers, clock, bounds = {} } = options;
-  const access = createTopicAccess(site);
+  const access = options.access ?? createTopicAccess(site);
   const addresses = createAddresses(bounds.addresses ?? limits.addresses, clock);
   const allowances = createAllowances(bounds.allowance ?? limits.allowance, clock);
   const connected = new Map<string, Pausable>();
@@ -131,7 +152,7 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
       if (verdict === "taken") return done(null, true);
       const { returnCode = NOT_AUTHORIZED, reason, message } = verdict ?? {};
       handlers.onRefused(client.id, reason ?? "client-id", message ?? "a CONNECT nobody judged");
-      done(Object.assign(new Error(message), { returnCode }) as AuthenticateError, false);
+      done(Object.assign(new Refused(message), { returnCode }) as AuthenticateError, false);
     },
     authorizeSubscribe(client, subscription, done) {
       const allowed = access.maySubscribe(client.id, subscription.topic);
@@ -148,13 +169,19 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
         if (client !== null) noteRefusal(client);
       }
       // An error closes the connection: MQTT 3.1.1 has no other way to refuse a publish.
-      done(problem === undefined ? null : new Error(problem));
+      done(problem === undefined ? null : new Refused(problem));
     },
     authorizeForward(client, packet) {
       return access.mayReceive(client.id, packet.topic) ? packet : null;
     },
   });
   broker.on("error" as "closed", () => {});
+  for (const failing of ["clientError", "connectionError"] as const) {
+    broker.on(failing, (client, error) => {
+      const reason = dropOf(error);
+      if (reason !== undefined) handlers.onRefused(client.id ?? "", reason, error.message);
+    });
+  }
   broker.on("client", (client) => {
     const older = connected.get(client.id);
     connected.set(client.id, client as Pausable);

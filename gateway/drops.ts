@@ -13,6 +13,11 @@ export type DropReason =
   | "address-rate"
   /** An MQTT packet announces more than its bound, or the first is no CONNECT. */
   | "packet"
+  /** What is no MQTT, or a topic of too many levels. */
+  | "protocol"
+  /** No CONNECT came in time, or the device took nothing of what is sent to it. */
+  | "connect-timeout"
+  | "drain-timeout"
   /** A CONNECT that is not taken. */
   | "client-id"
   | "will"
