@@ -10,6 +10,7 @@ import { createService } from "@tributary/proto/tier/service.js";
 import { SPOOL_FOLDER } from "@tributary/proto/tier/spool.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { startApi } from "./api/server.js";
+import { openAuthority } from "./authority/authority.js";
 import type { CloudConfig } from "./config.js";
 import { createDevices } from "./devices.js";
 import type { CloudEvent, CloudEvents } from "./events.js";
@@ -68,8 +69,10 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       const lock = await acquireLock(config.dataDir);
       teardown.push(() => lock.release());
     }
-    const store =
-      options.store ?? (await openStore({ dataDir: config.dataDir, url: config.store.url }));
+    const { store, identities } =
+      options.store === undefined
+        ? await openOwnStore(config)
+        : { store: options.store, identities: undefined };
     teardown.push(() => store.close());
     const models = createModels(disk, store, random);
     await models.sweep();
@@ -129,8 +132,19 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       attachments.close();
       return grpc.close();
     });
+    const authority =
+      identities &&
+      (await openAuthority({
+        dataDir: config.dataDir,
+        store: identities,
+        clock,
+        random,
+        rules: config.authority,
+        events,
+      }));
     const api = await (options.startApi ?? startApi)(config.http, {
       sessions: sessions.sessions,
+      authority,
       store,
       models,
       clock,
@@ -157,6 +171,12 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     await close().catch(() => undefined);
     throw error;
   }
+}
+
+/** Who is enrolled is kept in a store of one's own alone. */
+async function openOwnStore({ dataDir, store: { url } }: CloudConfig) {
+  const store = await openStore({ dataDir, url });
+  return { store, identities: store.identities };
 }
 
 function listenFailure({ host, port }: CloudConfig["http"], cause: unknown): unknown {

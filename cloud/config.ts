@@ -41,6 +41,15 @@ export const configSchema = z
     heartbeatIntervalMs: z.number().int().min(100).max(60_000).default(1_000),
     /** A gateway that sent nothing for so long counts as detached. */
     heartbeatMissedMs: z.number().int().min(200).max(600_000).default(5_000),
+    /** What the fleet's authority issues, where one was made. In days. */
+    authority: z
+      .strictObject({
+        /** Life of a certificate, and of the token that comes with it. */
+        certificateDays: z.number().int().min(1).max(365).default(30),
+        /** How long after its end a certificate still serves to ask for the next one. */
+        graceDays: z.number().int().min(0).max(730).default(180),
+      })
+      .prefault({}),
     log: z.enum(["text", "json"]).default("text"),
   })
   .refine((config) => config.heartbeatMissedMs >= 2 * config.heartbeatIntervalMs, {

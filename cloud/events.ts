@@ -137,6 +137,15 @@ export type CloudEvent =
       value: number | undefined;
     }
   | { level: "warn"; name: "optimizer-reset"; session: string; model: string; reason: string }
+  | {
+      level: "info";
+      name: "enrolled" | "renewed";
+      kind: string;
+      who: string;
+      site: string;
+      serial: string;
+    }
+  | { level: "warn"; name: "revoked"; kind: string; who: string }
   | { level: "error"; name: "storage-failed"; what: string; message: string; retryMs: number };
 
 export type CloudEvents = EventSink<CloudEvent>;

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Clock } from "@tributary/proto/host/clock.js";
 import type { FastifyBaseLogger, FastifyInstance, RawServerDefault } from "fastify";
 import type { ZodTypeProvider } from "fastify-type-provider-zod";
+import type { Authority } from "../authority/authority.js";
 import type { CloudEvents } from "../events.js";
 import type { Models } from "../models.js";
 import type { Sessions } from "../session-view.js";
@@ -10,6 +11,8 @@ import type { Store } from "../store/store.js";
 /** The parts of the cloud that the API speaks for. */
 export type ApiPorts = {
   readonly sessions: Sessions;
+  /** The fleet's, where one was made. */
+  readonly authority?: Authority | undefined;
   readonly store: Store;
   readonly models: Models;
   readonly clock: Clock;

@@ -17,6 +17,25 @@ const statuses = {
   "model-exists": 409,
   "wrong-state": 409,
   "foreign-model": 409,
+  "no-authority": 404,
+  "unknown-claim": 404,
+  "unknown-enrolment": 404,
+  "claim-malformed": 400,
+  "claim-unknown": 403,
+  "claim-expired": 403,
+  "claim-used": 409,
+  "claim-scope": 403,
+  "claim-revoked": 403,
+  "claim-rejected": 403,
+  "claim-pending": 409,
+  "request-malformed": 400,
+  "request-signature": 403,
+  "request-subject": 403,
+  "identity-taken": 409,
+  "identity-unknown": 404,
+  "identity-revoked": 403,
+  "grace-ended": 403,
+  "denylist-full": 409,
   "foreign-origin": 403,
   "foreign-host": 421,
   "too-large": 413,
@@ -28,6 +47,10 @@ const statuses = {
 } as const;
 
 export type ProblemCode = keyof typeof statuses;
+
+export function isProblemCode(code: string): code is ProblemCode {
+  return Object.hasOwn(statuses, code);
+}
 
 const issueSchema = z.object({ path: z.string(), message: z.string() });
 export type Issue = z.infer<typeof issueSchema>;

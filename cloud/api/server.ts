@@ -7,6 +7,7 @@ import {
   validatorCompiler,
   type ZodTypeProvider,
 } from "fastify-type-provider-zod";
+import { authorityRoutes, publicKeyRoute } from "./authority.js";
 import { createErrorHandler, problemOf } from "./errors.js";
 import { fleetRoutes } from "./fleet.js";
 import { apiLimits } from "./limits.js";
@@ -58,10 +59,12 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
       sessionRoutes(scope, ports);
       modelRoutes(scope, ports);
       fleetRoutes(scope, ports);
+      authorityRoutes(scope, ports);
       scope.get("/openapi.json", { schema: { hide: true } }, async () => api.swagger());
     },
     { prefix: PREFIX },
   );
+  publicKeyRoute(api, ports);
   await api.ready();
   return api;
 }

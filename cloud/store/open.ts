@@ -1,6 +1,7 @@
 import { contributionQueries } from "./contributions.js";
 import { openEmbedded } from "./embedded.js";
 import { fleetQueries } from "./fleet.js";
+import { type IdentityStore, identityQueries } from "./identities.js";
 import { migrate } from "./migrations.js";
 import { modelQueries } from "./models.js";
 import { roundQueries } from "./rounds.js";
@@ -18,14 +19,17 @@ import { telemetryQueries } from "./telemetry.js";
 export async function openStore(place: {
   readonly dataDir: string;
   readonly url?: string | undefined;
-}): Promise<Store> {
+}): Promise<SqlStore> {
   const sql =
     place.url === undefined ? await openEmbedded(place.dataDir) : await openServer(place.url);
   return createStore(sql);
 }
 
+/** The store with what only SQL keeps: who is enrolled. */
+export type SqlStore = Store & { readonly identities: IdentityStore };
+
 /** The store over an open driver, which it closes, also when the schema cannot be used. */
-export async function createStore(sql: Sql): Promise<Store> {
+export async function createStore(sql: Sql): Promise<SqlStore> {
   try {
     await migrate(sql);
   } catch (error) {
@@ -39,6 +43,7 @@ export async function createStore(sql: Sql): Promise<Store> {
     ...contributionQueries(sql),
     ...fleetQueries(sql),
     ...telemetryQueries(sql),
+    identities: identityQueries(sql),
     async ping() {
       await sql.read("SELECT 1");
     },

@@ -20,7 +20,13 @@ export const exitCodes = {
 
 export function exitCodeOf(error: unknown): number {
   if (!(error instanceof TributaryError)) return exitCodes.internal;
-  if (error.code.startsWith("config-") || error.code === "gateway-loop") return exitCodes.config;
+  if (
+    error.code.startsWith("config-") ||
+    (error.code.startsWith("secret-") && error.code !== "secret-failed") ||
+    error.code === "gateway-loop"
+  ) {
+    return exitCodes.config;
+  }
   if (["link-failed", "port-in-use", "store-unreachable"].includes(error.code)) {
     return exitCodes.unavailable;
   }
@@ -28,6 +34,7 @@ export function exitCodeOf(error: unknown): number {
     error.code.startsWith("disk-") ||
     error.code.startsWith("journal-") ||
     error.code.startsWith("store-") ||
+    error.code === "secret-failed" ||
     error.code === "data-dir-locked"
   ) {
     return exitCodes.cannotWrite;

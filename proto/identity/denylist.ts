@@ -74,7 +74,7 @@ export function judgeDenylist(
 /** Whether what somebody was given at a time, in seconds since 1970, is void. */
 export type IsVoid = (kind: Kind, name: string, issuedAt: number) => boolean;
 
-export function denials({ entries }: Pick<Denylist, "entries">): IsVoid {
+export function denials({ entries }: { readonly entries: readonly Denial[] }): IsVoid {
   const before = new Map<string, number>();
   for (const entry of entries) {
     const key = `${entry.kind}/${entry.name}`;
