@@ -9,7 +9,7 @@ import { readDenylist } from "@tributary/proto/identity/denylist.js";
 import { createKeyring, jwksSchema } from "@tributary/proto/identity/keyring.js";
 import { makeKey } from "@tributary/proto/identity/keys.js";
 import { writeRequest } from "@tributary/proto/identity/request.js";
-import { changeAuthority, makeAuthorityKeys } from "../authority/keys.js";
+import { keepAuthority, makeAuthorityKeys } from "../authority/keys.js";
 import { startCloud, type TestCloud } from "../testing/cloud.js";
 
 const random = systemRandom();
@@ -69,7 +69,7 @@ describe("a cloud with an authority", () => {
   let ask: ReturnType<typeof caller>;
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), "tributary-api-authority-"));
-    await changeAuthority(dir, () => makeAuthorityKeys("press-works", Date.now(), random));
+    await keepAuthority(dir, await makeAuthorityKeys("press-works", Date.now(), random));
     cloud = await startCloud(dir);
     ask = caller(cloud);
   });

@@ -17,7 +17,7 @@ import type { CloudEvent } from "../events.js";
 import { openStore, type SqlStore } from "../store/open.js";
 import { type Authority, type ClaimScope, openAuthority } from "./authority.js";
 import type { Grant } from "./issuing.js";
-import { changeAuthority, makeAuthorityKeys, rotate } from "./keys.js";
+import { changeAuthority, keepAuthority, makeAuthorityKeys, rotate } from "./keys.js";
 
 const DAY_MS = 86_400_000;
 const startMs = Date.parse("2031-03-01T12:00:00Z");
@@ -45,7 +45,7 @@ describe("an authority", () => {
     dir = await mkdtemp(join(tmpdir(), "tributary-authority-"));
     store = await openStore({ dataDir: dir });
     assert.equal(await open(), undefined);
-    await changeAuthority(dir, () => makeAuthorityKeys(fleet, startMs, random));
+    await keepAuthority(dir, await makeAuthorityKeys(fleet, startMs, random));
     const opened = await open();
     assert.ok(opened);
     authority = opened;
@@ -430,8 +430,8 @@ describe("an authority", () => {
     const device = aDevice();
     const given = await enrolled(device);
     const options = { nowMs: clock.nowMs(), overlapMs: 35 * DAY_MS, random };
-    await changeAuthority(dir, (found) => found && rotate(found, "roots", options));
-    await changeAuthority(dir, (found) => found && rotate(found, "signing", options));
+    await changeAuthority(dir, (found) => rotate(found, "roots", options));
+    await changeAuthority(dir, (found) => rotate(found, "signing", options));
     const next = grantOf(await authority.renew(await renewalOf(device, given.serial)));
     assert.equal(next.anchors.length, 2);
     assert.equal(next.chain.length, 1);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
 import { once } from "node:events";
-import { chmod, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -22,6 +22,7 @@ import {
   chainOf,
   changeAuthority,
   jwksOf,
+  keepAuthority,
   keyViews,
   listKey,
   makeAuthorityKeys,
@@ -253,26 +254,29 @@ describe("an authority's file", () => {
   after(() => rm(dir, { recursive: true, force: true }));
 
   test("is its owner's alone, and is changed as a whole", async () => {
-    await assert.rejects(
-      changeAuthority(dir, (found) => found),
-      failsWith("authority-missing"),
-    );
-    await changeAuthority(dir, () => first);
+    const again = { nowMs, overlapMs: 1_000, random };
+    const turn = (found: AuthorityKeys) => rotate(found, "signing", again);
+    await assert.rejects(changeAuthority(dir, turn), failsWith("authority-missing"));
+    assert.deepEqual(await readdir(dir), []);
+    await keepAuthority(dir, first);
+    await assert.rejects(keepAuthority(dir, first), failsWith("authority-exists"));
     const file = authorityFile(dir);
     assert.equal((await stat(file)).mode & 0o777, 0o600);
+    assert.equal((await stat(join(dir, "authority"))).mode & 0o777, 0o700);
     assert.deepEqual(await readAuthorityKeys(file), first);
-    const rotated = await changeAuthority(
-      dir,
-      (found) => found && rotate(found, "signing", { nowMs, overlapMs: 1_000, random }),
-    );
+    const rotated = await changeAuthority(dir, turn);
+    assert.equal(rotated.signing.length, 2);
     assert.deepEqual(await readAuthorityKeys(file), rotated);
     await assert.rejects(changeAuthority(dir, () => Promise.reject(new Error("not now"))));
     assert.deepEqual(await readAuthorityKeys(file), rotated);
+    // At the same time, each on top of the other.
+    await Promise.all([changeAuthority(dir, turn), changeAuthority(dir, turn)]);
+    assert.equal((await readAuthorityKeys(file)).signing.length, 4);
+    assert.deepEqual(await readdir(join(dir, "authority")), ["authority.json"]);
   });
 
   test("that others can read, or that is damaged, is refused without a word of its content", async () => {
     const file = authorityFile(dir);
-    await changeAuthority(dir, () => first);
     await chmod(file, 0o644);
     await assert.rejects(readAuthorityKeys(file), failsWith("secret-exposed"));
     await chmod(file, 0o600);

@@ -1,6 +1,5 @@
 import { X509Certificate } from "node:crypto";
-import { stat } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { acquireLock } from "@tributary/proto/host/lock.js";
 import type { Random } from "@tributary/proto/host/random.js";
 import type { Jwks } from "@tributary/proto/identity/keyring.js";
@@ -45,11 +44,9 @@ export const authorityKeysSchema = z.strictObject({
 });
 export type AuthorityKeys = z.infer<typeof authorityKeysSchema>;
 
-const FOLDER = "authority";
-
 /** Where a cloud's authority is kept: one file, so that a rotation happens as a whole or not at all. */
 export function authorityFile(dataDir: string): string {
-  return join(dataDir, FOLDER, "authority.json");
+  return join(dataDir, "authority", "authority.json");
 }
 
 /** Makes a fleet's first keys. */
@@ -108,9 +105,14 @@ export async function rotate(
   return { ...keys, roots: [...ending(keys.roots), { ...next, cross }] };
 }
 
-/** Reads an authority. Failures: those of secret files; `secret-malformed` for another content. */
+/** Reads an authority. Failures: `authority-missing`; those of secret files, of other content too. */
 export async function readAuthorityKeys(file: string): Promise<AuthorityKeys> {
-  return parseAuthorityKeys(await readSecretFile(file), file);
+  const text = await readSecretFile(file).catch((cause: unknown) => {
+    if (!(cause instanceof TributaryError) || cause.code !== "secret-missing") throw cause;
+    const message = `there is no authority at ${file}; make one with \`tributary cloud init\``;
+    throw new TributaryError("authority-missing", message, { cause });
+  });
+  return parseAuthorityKeys(text, file);
 }
 
 export function parseAuthorityKeys(text: string, what: string): AuthorityKeys {
@@ -130,29 +132,37 @@ export function parseAuthorityKeys(text: string, what: string): AuthorityKeys {
   );
 }
 
-/** Writes an authority where there is none, or changes the one that is there; one process at a time. */
-export async function changeAuthority<T extends AuthorityKeys | undefined>(
-  dataDir: string,
-  change: (found: AuthorityKeys | undefined) => Promise<T> | T,
-): Promise<NonNullable<T>> {
-  const file = authorityFile(dataDir);
-  const lock = await acquireLock(join(dataDir, FOLDER));
+/** Keeps a fleet's first keys, or those of a backup. Throws `authority-exists` where there are some. */
+export async function keepAuthority(dataDir: string, keys: AuthorityKeys): Promise<void> {
   try {
-    const isThere = await stat(file).then(
-      () => true,
-      () => false,
-    );
-    const next = await change(isThere ? await readAuthorityKeys(file) : undefined);
-    if (next === undefined)
-      throw new TributaryError(
-        "authority-missing",
-        `${dataDir} has no authority; make one with \`tributary cloud init\``,
-      );
-    await writeSecretFile(file, `${JSON.stringify(next, null, 2)}\n`, { replace: isThere });
+    await writeSecretFile(authorityFile(dataDir), textOf(keys), { replace: false });
+  } catch (cause) {
+    if (!(cause instanceof TributaryError) || cause.code !== "secret-exists") throw cause;
+    const message = `${dataDir} has an authority already; nothing was changed`;
+    throw new TributaryError("authority-exists", message, { cause });
+  }
+}
+
+/** Changes the keys that are there; one process at a time. */
+export async function changeAuthority(
+  dataDir: string,
+  change: (found: AuthorityKeys) => Promise<AuthorityKeys>,
+): Promise<AuthorityKeys> {
+  const file = authorityFile(dataDir);
+  // Before the lock, which would make the directory.
+  await readAuthorityKeys(file);
+  const lock = await acquireLock(dirname(file));
+  try {
+    const next = await change(await readAuthorityKeys(file));
+    await writeSecretFile(file, textOf(next), { replace: true });
     return next;
   } finally {
     await lock.release();
   }
+}
+
+function textOf(keys: AuthorityKeys): string {
+  return `${JSON.stringify(keys, null, 2)}\n`;
 }
 
 /** The authority that issues. */

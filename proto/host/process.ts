@@ -22,11 +22,12 @@ export function exitCodeOf(error: unknown): number {
   if (!(error instanceof TributaryError)) return exitCodes.internal;
   if (
     error.code.startsWith("config-") ||
-    (error.code.startsWith("secret-") && error.code !== "secret-failed") ||
+    /^secret-(exposed|malformed|missing)$/.test(error.code) ||
     error.code === "gateway-loop"
   ) {
     return exitCodes.config;
   }
+  if (/^(authority|backup)-/.test(error.code)) return exitCodes.refused;
   if (["link-failed", "port-in-use", "store-unreachable"].includes(error.code)) {
     return exitCodes.unavailable;
   }
@@ -34,7 +35,7 @@ export function exitCodeOf(error: unknown): number {
     error.code.startsWith("disk-") ||
     error.code.startsWith("journal-") ||
     error.code.startsWith("store-") ||
-    error.code === "secret-failed" ||
+    error.code.startsWith("secret-") ||
     error.code === "data-dir-locked"
   ) {
     return exitCodes.cannotWrite;

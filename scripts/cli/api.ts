@@ -1,4 +1,6 @@
+import type { ClaimView, DenylistView } from "@tributary/cloud/authority/authority.js";
 import type { SessionView } from "@tributary/cloud/session-view.js";
+import type { EnrolmentRow } from "@tributary/cloud/store/identity-rows.js";
 import type {
   ContributionRow,
   DeviceRow,
@@ -37,6 +39,13 @@ export type Api = {
   activate(id: string, session?: string): Promise<SessionView>;
   gateways(): AsyncGenerator<GatewayRow>;
   devices(filter: { readonly site?: string; readonly gateway?: string }): AsyncGenerator<DeviceRow>;
+  /** The answer's text is the claim itself, a secret that is had this once. */
+  createClaim(scope: object): Promise<{ readonly claim: ClaimView; readonly text: string }>;
+  claims(): AsyncGenerator<ClaimView>;
+  revokeClaim(id: string): Promise<ClaimView>;
+  enrolments(filter: { readonly state?: EnrolmentRow["state"] }): AsyncGenerator<EnrolmentRow>;
+  decideEnrolment(id: string, action: "accept" | "reject"): Promise<EnrolmentRow>;
+  revoke(kind: string, name: string): Promise<DenylistView>;
 };
 
 export function createApi(options: HttpOptions): Api {
@@ -82,6 +91,12 @@ export function createApi(options: HttpOptions): Api {
       ),
     gateways: () => list("/gateways"),
     devices: (filter) => list("/devices", filter),
+    createClaim: (scope) => post("/claims", { json: scope }),
+    claims: () => list("/claims"),
+    revokeClaim: (id) => post(`/claims/${part(id)}/revoke`),
+    enrolments: (filter) => list("/enrolments", filter),
+    decideEnrolment: (id, action) => post(`/enrolments/${part(id)}/${action}`),
+    revoke: (kind, name) => post("/denylist", { json: { kind, name } }),
   };
 }
 

@@ -5,3 +5,13 @@ export function wholeNumber(value: string): number {
   if (/^\d{1,9}$/.test(value)) return Number(value);
   throw new InvalidArgumentError("It must be a whole number.");
 }
+
+const unitsMs = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+
+/** Parses an option's value that is a time, such as `90s`, `15m`, `24h` or `7d`, into milliseconds. */
+export function lifetime(value: string): number {
+  const [, number, unit] = /^(\d{1,6})([smhd])$/.exec(value) ?? [];
+  if (number === undefined || unit === undefined)
+    throw new InvalidArgumentError("It must be a time, as 90s, 15m, 24h or 7d.");
+  return Number(number) * unitsMs[unit as keyof typeof unitsMs];
+}

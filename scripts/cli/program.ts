@@ -1,9 +1,11 @@
 import { Command } from "commander";
+import { addClaimCommands, addRevoke } from "./claim.js";
 import { addCompletion } from "./completion.js";
 import { addDeviceList, addGatewayList } from "./fleet.js";
 import { addGatewayRepair } from "./gateway-repair.js";
 import { addGatewaySize } from "./gateway-size.js";
 import { addGatewayStatus } from "./gateway-status.js";
+import { addCloudInit, addKeyCommands } from "./keys.js";
 import { addModelCommands } from "./model.js";
 import { addSessionCommands } from "./session.js";
 import { addPredict, addStart } from "./tiers.js";
@@ -43,8 +45,9 @@ export function createProgram(world: World, version: string): Command {
   const group = (name: string, description: string): Command =>
     program.command(name).description(description).helpCommand(false);
 
-  const cloud = group("cloud", "run the cloud");
+  const cloud = group("cloud", "run the cloud, or make its fleet's authority");
   addStart(cloud, world, "cloud", version);
+  addCloudInit(cloud, world);
   const gateway = group(
     "gateway",
     "run, watch, size or repair a gateway, or list those of the cloud",
@@ -60,6 +63,9 @@ export function createProgram(world: World, version: string): Command {
   addDeviceList(device, world);
   addSessionCommands(group("session", "start, watch, stop and resume sessions"), world);
   addModelCommands(group("model", "list, trace, fetch, import and activate models"), world);
+  addKeyCommands(group("keys", "list, rotate, back up and restore the fleet's keys"), world);
+  addClaimCommands(group("claim", "let gateways and devices enrol"), world);
+  addRevoke(program, world);
   addCompletion(program, world);
   return program;
 }
