@@ -11,7 +11,7 @@ afterEach(closeBrokers);
 describe("connections of one address", () => {
   it("past their bounds are closed unread, and welcome again when others have gone", async () => {
     const bounds = { ...limits.addresses, connections: 4, handshakes: 2 };
-    const { raw, device, refused } = await openBroker({ bounds: { addresses: bounds } });
+    const { raw, device, here, refused } = await openBroker({ bounds: { addresses: bounds } });
     const silent = [await raw(), await raw()];
     const third = await raw();
     await closed(third);
@@ -21,10 +21,9 @@ describe("connections of one address", () => {
     await closed(await raw());
     assert.deepEqual(refused.splice(0), ["address-connections"]);
     more[0]?.close();
-    await until("there is room", async () => {
-      const next = await raw();
-      return (await next.connect("d-4").catch(() => -1)) === 0;
-    });
+    await until("its end is noticed", () => !here.has("d-2"));
+    await device("d-4");
+    await closed(await raw());
   });
 
   it("come at a bounded rate", async () => {
@@ -93,16 +92,20 @@ describe("what comes of one device", () => {
     const { device, clock, link, of, served } = await openBroker({ bounds });
     const noisy = await device("noisy");
     const other = await device("quiet");
-    link.send("noisy", "part", Buffer.alloc(60_000));
     const large = publishPacket(up("noisy"), Buffer.alloc(30_000));
     noisy.send(...Array.from({ length: 20 }, () => large));
-    await until("the first is taken", () => of("noisy").length > 0);
+    await until("the first are taken", () => of("noisy").length > 2);
+    const reader = await device("reader");
+    link.send("reader", "part", Buffer.alloc(150_000));
+    reader.send(publishPacket(up("reader"), some));
     await served(other, "quiet");
     // What is read at a time may overdraw it once.
     const taken = of("noisy").length;
     assert.ok(taken < 10, `${taken} taken`);
-    clock.advance(1_000_000);
-    await until("more is", () => of("noisy").length > taken);
+    assert.equal(of("reader").length, 0, "what it was sent has to be made up for, too");
+    clock.advance(51_000);
+    await until("it is", () => of("reader").length === 1);
+    await until("more is taken", () => of("noisy").length > taken);
     assert.ok(!noisy.closed);
   });
 

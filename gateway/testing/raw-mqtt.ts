@@ -52,7 +52,9 @@ export function subscribePacket(id: number, filters: readonly string[]): Buffer 
   return packet(0x82, twoBytes(id), ...wanted);
 }
 
+/** The beginning of a packet's body is kept: enough for every answer that a test looks into. */
 export type RawPacket = { readonly type: number; readonly body: Buffer };
+const KEPT_BYTES = 64;
 
 /** A connection on which a test says what it likes, and sees what comes back. */
 export type RawMqtt = {
@@ -69,13 +71,17 @@ export type RawMqtt = {
   close(): void;
 };
 
-export const packetTypes = { connack: 2, publish: 3, puback: 4, suback: 9 } as const;
+export const packetTypes = { connack: 2, publish: 3, puback: 4, suback: 9, pingresp: 13 } as const;
+
+export const pingPacket = Uint8Array.of(0xc0, 0);
 
 export async function openRawMqtt(port: number): Promise<RawMqtt> {
   const socket = createConnection(port, "127.0.0.1");
   const received: RawPacket[] = [];
+  const counts = new Map<number, number>();
   let closed = false;
   let rest: Buffer = Buffer.alloc(0);
+  const count = (type: number): number => counts.get(type) ?? 0;
   socket.on("error", () => {});
   socket.once("close", () => {
     closed = true;
@@ -83,14 +89,16 @@ export async function openRawMqtt(port: number): Promise<RawMqtt> {
   socket.on("data", (bytes: Buffer) => {
     rest = rest.length === 0 ? bytes : Buffer.concat([rest, bytes]);
     for (let found = take(rest); found !== undefined; found = take(rest)) {
+      const { type } = found.packet;
       received.push(found.packet);
+      counts.set(type, count(type) + 1);
       rest = rest.subarray(found.bytes);
     }
   });
   await once(socket, "connect").catch(() => {});
   const of = (type: number) => received.filter((p) => p.type === type);
   const answer = async (type: number, before: number): Promise<RawPacket> => {
-    await until(`an answer of type ${type}`, () => closed || of(type).length > before);
+    await until(`an answer of type ${type}`, () => closed || count(type) > before);
     const last = of(type).at(before);
     if (last === undefined) throw new Error("the connection was closed");
     return last;
@@ -111,11 +119,11 @@ export async function openRawMqtt(port: number): Promise<RawMqtt> {
       return (await answer(packetTypes.connack, 0)).body[1] as number;
     },
     async subscribe(filters) {
-      const before = of(packetTypes.suback).length;
+      const before = count(packetTypes.suback);
       socket.write(subscribePacket(1, filters));
       return [...(await answer(packetTypes.suback, before)).body.subarray(2)];
     },
-    count: (type) => of(type).length,
+    count,
     close: () => socket.destroy(),
   };
 }
@@ -130,7 +138,10 @@ function take(bytes: Buffer): { readonly packet: RawPacket; readonly bytes: numb
     const end = i + 1 + length;
     if (bytes.length < end) return undefined;
     const type = (bytes[0] as number) >> 4;
-    return { packet: { type, body: Buffer.from(bytes.subarray(i + 1, end)) }, bytes: end };
+    return {
+      packet: { type, body: Buffer.from(bytes.subarray(i + 1, Math.min(end, i + 1 + KEPT_BYTES))) },
+      bytes: end,
+    };
   }
   return undefined;
 }
