@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { merge } from "@tributary/proto/algebra/partial.js";
 import { aggregationSchema } from "./aggregation.js";
 import { limits } from "./limits.js";
-import { paramsOf } from "./testing/cloud.js";
+import { importInitialModel, paramsOf, startCloud, temporaryDir } from "./testing/cloud.js";
 import { attachGateway, type TestGateway } from "./testing/gateway.js";
 import { memoryStore } from "./testing/memory-store.js";
 import { sumOf } from "./testing/rounds.js";
@@ -123,6 +123,82 @@ test("site memory holds a site's newest delta, carries it on, and expires what i
   assert.deepEqual([contributors, weight], [1, 2], "what is carried was counted before");
   assert.equal((await cloud.store.retainedPartials("mem")).length, 0);
   await session.close();
+});
+
+test("a stopped session carries on what its sites delivered when it is resumed, one that finishes lets go", async () => {
+  for (const restarts of [false, true]) {
+    const { dir, remove } = await temporaryDir();
+    const store = memoryStore();
+    let own = await startCloud(dir, { store });
+    await importInitialModel(own);
+    const attach = async () => {
+      const two = await attachGateway(own.grpcPort, { id: "two" });
+      const one = await attachGateway(own.grpcPort, { id: "one" });
+      two.devices("b");
+      one.devices("a");
+      return [one, two] as const;
+    };
+    let [one, two] = await attach();
+    const populations = { one: 1, two: 1 };
+    const aggregation = aggregationSchema.parse({ kind: "site-memory", populations });
+    await own.sessions.start(paramsOf({ rounds: 3, devicesMin: 2, aggregation }));
+    const empty = (round: string) =>
+      two.send({
+        $case: "roundProgress",
+        value: { round, offered: 0, folded: 0, declined: 0, sealed: true },
+      });
+    await one.contribute(await one.round(), 1);
+    await two.contribute(await two.round(), 1);
+    const missed = await two.round();
+    await one.contribute(await one.round(), 2);
+    empty(missed.plan.round);
+    // What came late and is in no model ends with the stop; what models hold does not.
+    const third = await one.round();
+    assert.equal(third.plan.round, "s.3");
+    assert.equal((await two.contribute(missed, 2)).receipt?.outcome, "kept");
+    const stopped = await own.sessions.stop("s");
+    assert.ok(stopped.ok);
+    assert.deepEqual(
+      [stopped.session.kept.carried, stopped.session.kept.partials, stopped.session.counts.expired],
+      [2, 0, 1],
+    );
+    const fates = async () => {
+      const { items } = await store.listContributions({ session: "s" }, { limit: 100 });
+      return items.map((row) => `${row.round} ${row.device} ${row.model ?? row.rule}`);
+    };
+    assert.deepEqual(await fates(), ["1 a s.1", "1 b s.1", "2 a s.2", "2 b session-ended"]);
+    if (restarts) {
+      for (const gateway of [one, two]) gateway.close();
+      await own.close();
+      own = await startCloud(dir, { store });
+      assert.equal(own.sessions.status("s")?.kept.carried, 2);
+      [one, two] = await attach();
+      await own.event((event) => event.name === "devices-changed" && event.gateway === "one");
+    }
+    const resumed = await own.sessions.resume("s");
+    assert.ok(resumed.ok && resumed.session.kept.carried === 2);
+    const round = await one.round();
+    assert.equal(round.plan.round, "s.4");
+    await one.contribute(round, 4);
+    empty("s.4");
+    await own.event(({ name }) => name === "session-finished");
+    assert.deepEqual(
+      (await store.model("s.4"))?.groups?.map(({ site, base, age, carried }) => [
+        site,
+        base,
+        age,
+        carried,
+      ]),
+      [
+        ["two", "s.0", 2, 1],
+        ["one", "s.2", 0, 0],
+      ],
+    );
+    assert.deepEqual(await store.retainedPartials("s"), []);
+    for (const gateway of [one, two]) gateway.close();
+    await own.close();
+    await remove();
+  }
 });
 
 test("a buffered session whose K does not fit totalMax goes on: a model holds what fits", async () => {

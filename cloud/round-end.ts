@@ -88,15 +88,16 @@ export type Endings = ReadonlyMap<string, Ending>;
 
 /**
  * The rows of a round's own Partials, each of which has an ending, and the changes to those that were
- * kept before, which stay as they are where they have none. When the session ends with it, nothing
- * stays kept: what no model holds expires.
+ * kept before, which stay as they are where they have none. When the session ends with it, what no
+ * model holds expires. What one holds is site memory: a part of the session's state, like its
+ * optimiser's, which a stopped one has again when it is resumed and a finished one lets go of.
  */
 export function settle(
   round: string,
   own: readonly HeldPartial[],
   late: readonly LatePartial[],
   endings: Endings,
-  sessionEnds: boolean,
+  ended: "stopped" | "finished" | undefined,
 ): Settling {
   const partials: PartialRow[] = [];
   const contributions: ContributionRow[] = [];
@@ -106,7 +107,7 @@ export function settle(
     const given = endings.get(identityText(held.identity));
     if (given === undefined)
       throw new Error(`${round} ends without ${identityText(held.identity)}`);
-    const ending = sessionEnds ? lastEnding(given) : given;
+    const ending = lastEnding(given, given.fate.outcome === "merged", ended);
     const rows = partialRows(round, held, ending);
     partials.push(rows.partial);
     contributions.push(...rows.contributions);
@@ -115,7 +116,8 @@ export function settle(
   for (const held of late) {
     const before: Ending = { fate: { outcome: "kept" }, retained: true };
     const given = endings.get(identityText(held.identity)) ?? before;
-    const ending = sessionEnds ? lastEnding(given) : given;
+    const applied = held.applied || given.fate.outcome === "merged";
+    const ending = lastEnding(given, applied, ended);
     const fate = held.applied || ending.fate.outcome === "kept" ? null : decided(ending.fate);
     if (ending.retained) retained.push(fate === null ? held : { ...held, applied: true });
     if (fate !== null || !ending.retained)
@@ -130,8 +132,18 @@ export function settle(
   return { partials, contributions, settled, retained: retained.sort(byArrival) };
 }
 
-/** With the session's end nothing waits any more. */
-function lastEnding({ fate }: Ending): Ending {
+/**
+ * With the session's end nothing waits any more.
+ *
+ * @param applied whether a model holds it
+ */
+function lastEnding(
+  given: Ending,
+  applied: boolean,
+  ended: "stopped" | "finished" | undefined,
+): Ending {
+  if (ended === undefined || (ended === "stopped" && applied)) return given;
+  const { fate } = given;
   return fate.outcome === "kept"
     ? { fate: { outcome: "expired", rule: "session-ended" }, retained: false }
     : { fate, retained: false };

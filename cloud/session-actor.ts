@@ -143,10 +143,11 @@ export function createSessionActor(
     if (JSON.stringify(settled) === JSON.stringify(progress)) return;
     // Of a session that stands still, this says since when.
     if (next.state === "running" || next.state !== progress.state) updatedAtMs = clock.nowMs();
-    if (endedBy(step.state)) await surely(() => late.renew());
-    const ends = endedBy(step.state) && late.list().length > 0;
-    if (!ends) return surely(() => store.saveProgress(session, next, updatedAtMs));
-    const end = settle(session, [], late.list(), new Map(), true);
+    const ended = endedBy(step.state);
+    if (ended !== undefined) await surely(() => late.renew());
+    if (ended === undefined || late.list().length === 0)
+      return surely(() => store.saveProgress(session, next, updatedAtMs));
+    const end = settle(session, [], late.list(), new Map(), ended);
     await surely(() => store.saveProgress(session, next, updatedAtMs, end.settled));
     const given = end.settled.filter(({ fate }) => fate !== null);
     tally.expired += given.reduce((sum, { contributions }) => sum + contributions.length, 0);

@@ -62,9 +62,9 @@ function rowState(phase: Phase): Pick<SessionProgress, "state" | "reason"> {
   }
 }
 
-/** Whether a session is over for what it keeps: a failed one may go on as it is. */
-export function endedBy({ phase }: SessionState): boolean {
-  return phase.kind === "stopped" || phase.kind === "finished";
+/** How a session is over for what waits in it, if it is: a failed one may go on as it is. */
+export function endedBy({ phase }: SessionState): "stopped" | "finished" | undefined {
+  return phase.kind === "stopped" || phase.kind === "finished" ? phase.kind : undefined;
 }
 
 /** Whether an open round is the one that a session is to run from its head, or of its candidate. */

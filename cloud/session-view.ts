@@ -101,7 +101,7 @@ export type Sessions = {
   start(params: SessionParams): Promise<Verdict<{ readonly session: SessionView }, SessionCode>>;
   /**
    * Ends the open round, then the session, a failed one too, stands still until it is resumed. What
-   * is kept for models to come expires.
+   * waits for models to come expires; what is carried on of earlier ones stays for when it is resumed.
    */
   stop(id: string): Promise<Verdict<{ readonly session: SessionView }, SessionCode>>;
   /** Goes on with a stopped or failed session. */

@@ -142,12 +142,7 @@ export function createFold(
       base: baseOf.get(splitRound(roundOf(row)).cloud) ?? "",
       site: sites.get(histories.gatewayOf(row) ?? "") ?? "",
     }));
-    // A session that is stopped by hand forgets what its sites delivered.
-    const forgets =
-      settings.everyMs["session-stop"] !== undefined &&
-      model.groups?.every(({ carried }) => carried === 0);
-    const before = (forgets ? undefined : slots.get(model.parent)) ?? new Map();
-    const grouped = groupsOf(session, trail, fresh, before);
+    const grouped = groupsOf(session, trail, fresh, slots.get(model.parent) ?? new Map());
     if (typeof grouped === "string") return grouped;
     slots.set(model.id, grouped.slots);
     const step = stepFor(model, grouped.groups);
