@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from "node:util";
 import type { AttachResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Members } from "@tributary/proto/tier/attach.js";
 import type { PartialIdentity } from "@tributary/proto/tier/identity.js";
@@ -43,11 +44,7 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
   const starting = new Set<string>();
   for (let after: string | undefined; ; ) {
     const slice = await store.listSessions({ after, limit: SLICE });
-    for (const row of slice.items) {
-      const { machine, tally } = await restoreSession(store, row);
-      const late = await openLatePartials(world.disk, store, row.id);
-      actors.set(row.id, createSessionActor(world, row, machine, tally, late));
-    }
+    for (const row of slice.items) await enlist(world, actors, row);
     after = slice.next;
     if (after === undefined) break;
   }
@@ -61,10 +58,29 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
       ? refuse("busy", `${limits.sessionsRunning} sessions run already`)
       : undefined;
 
+  /** A session on record is found, also when the answer of the write that put it there was lost. */
+  const actorOf = async (id: string): Promise<SessionActor | undefined> => {
+    const known = actors.get(id);
+    if (known !== undefined || starting.has(id)) return known;
+    const row = await store.session(id);
+    return row && enlist(world, actors, row);
+  };
+  /** Puts a session on record; gives a row of that name that is there already and that nobody runs. */
+  const record = async (row: SessionRow): Promise<SessionRow | undefined> => {
+    try {
+      if (await store.addSession(row)) return row;
+      return await store.session(row.id);
+    } catch (error) {
+      const written = await store.session(row.id).catch(() => undefined);
+      if (written === undefined) throw error;
+      return written;
+    }
+  };
+
   const start = async (params: SessionParams): Promise<Answer> => {
     const { name } = params;
-    if (actors.has(name) || starting.has(name))
-      return refuse("session-exists", `a session named ${name} exists`);
+    const exists = refuse("session-exists", `a session named ${name} exists`);
+    if (actors.has(name) || starting.has(name)) return exists;
     const busy = full();
     if (busy !== undefined) return busy;
     starting.add(name);
@@ -73,17 +89,17 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
       if (!checked.ok) return checked;
       // Whatever can fail comes before the row: a session on record is one that can be asked about.
       const late = await openLatePartials(world.disk, store, name);
-      const row = newRow(params, world.clock.nowMs());
-      if (!(await store.addSession(row)))
-        return refuse("session-exists", `a session named ${name} exists`);
-      const { initialModel } = params;
+      const recorded = await record(newRow(params, world.clock.nowMs()));
+      if (recorded === undefined) return exists;
+      const { initialModel } = recorded.params;
       events({ level: "info", name: "session-started", session: name, initialModel });
       const tally: Tally = { merged: 0, expired: 0, metrics: {} };
-      const machine = newSession(rulesOf(params), initialModel);
-      const actor = createSessionActor(world, row, machine, tally, late);
+      const machine = newSession(rulesOf(recorded.params), initialModel);
+      const actor = createSessionActor(world, recorded, machine, tally, late);
       actors.set(name, actor);
       await actor.run();
-      return { ok: true, session: actor.view() };
+      // An earlier start of that name may have left its row alone, with parameters of its own.
+      return sameParams(recorded.params, params) ? { ok: true, session: actor.view() } : exists;
     } finally {
       starting.delete(name);
     }
@@ -92,7 +108,7 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
   const sessions: Sessions = {
     start,
     async stop(id) {
-      const actor = actors.get(id);
+      const actor = await actorOf(id);
       if (actor === undefined) return unknownSession(id);
       const { state } = actor.view();
       if (state !== "running" && state !== "failed")
@@ -101,10 +117,12 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
       return { ok: true, session: actor.view() };
     },
     async resume(id) {
-      const actor = actors.get(id);
+      const lost = !actors.has(id);
+      const actor = await actorOf(id);
       if (actor === undefined) return unknownSession(id);
       const { state, head } = actor.view();
-      if (state !== "stopped" && state !== "failed")
+      // One that was only just found on record has to be set going, whatever its row says.
+      if (state !== "stopped" && state !== "failed" && !(lost && state === "running"))
         return refuse("wrong-state", `${id} is ${state}; stopped and failed ones resume`);
       const busy = full();
       if (busy !== undefined) return busy;
@@ -116,6 +134,7 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
     list: () =>
       [...actors.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, actor]) => actor.view()),
     activate: async (model, session) => {
+      if (session !== undefined) await actorOf(session);
       const found = await findActivated(world, actors, model, session);
       if (!found.ok) return found;
       const { actor, params } = found;
@@ -147,6 +166,25 @@ export async function openSessions(world: SessionWorld): Promise<RunningSessions
 }
 
 const SLICE = 200;
+
+/** As they are written down: what is undefined is left out, and the order of names is no matter. */
+function sameParams(one: SessionParams, other: SessionParams): boolean {
+  const written = (params: SessionParams): unknown => JSON.parse(JSON.stringify(params));
+  return isDeepStrictEqual(written(one), written(other));
+}
+
+/** Gives a session on record an actor, which does not run yet. */
+async function enlist(
+  world: SessionWorld,
+  actors: Map<string, SessionActor>,
+  row: SessionRow,
+): Promise<SessionActor> {
+  const { machine, tally } = await restoreSession(world.store, row);
+  const late = await openLatePartials(world.disk, world.store, row.id);
+  const actor = actors.get(row.id) ?? createSessionActor(world, row, machine, tally, late);
+  actors.set(row.id, actor);
+  return actor;
+}
 
 function unknownSession(id: string): Refusal<SessionCode> {
   return refuse("unknown-session", `no session ${id}`);
