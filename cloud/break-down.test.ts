@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdir } from "node:fs/promises";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { status } from "@grpc/grpc-js";
@@ -7,6 +7,7 @@ import { createManualClock } from "@tributary/proto/host/clock.js";
 import { CODE_KEY } from "@tributary/proto/tier/grpc-status.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { aggregationSchema } from "./aggregation.js";
+import type { CloudOptions } from "./cloud.js";
 import { limits } from "./limits.js";
 import { persistently } from "./session-record.js";
 import {
@@ -40,9 +41,9 @@ async function eachCountsOnce(cloud: TestCloud) {
 }
 
 /** A session with three gateways of one device each, and its first round. */
-async function openedSession(dir: string, of = params) {
+async function openedSession(dir: string, of = params, parts: Partial<CloudOptions> = {}) {
   const disk = failingDisk(dir);
-  const cloud = await startCloud(dir, { disk });
+  const cloud = await startCloud(dir, { ...parts, disk });
   await importInitialModel(cloud);
   const gateways: TestGateway[] = [];
   const rounds: Round[] = [];
@@ -115,8 +116,8 @@ test("a cloud that starts with a failed session knows what its open round receiv
 });
 
 /** A session that made s.1, keeps a late Partial of it, and broke down with two in s.2. */
-async function brokenInSecond(dir: string) {
-  const session = await openedSession(dir, { ...params, rounds: 2 });
+async function brokenInSecond(dir: string, parts: Partial<CloudOptions> = {}) {
+  const session = await openedSession(dir, { ...params, rounds: 2 }, parts);
   const { disk, cloud, gateways, one, two, three, first, second, third } = session;
   three.detach();
   await one.contribute(first, 1);
@@ -306,33 +307,61 @@ test("a write is tried without end while the disk is full, else a bounded number
   assert.equal(tries, limits.retries + 1);
 });
 
-test("whichever call of the store fails, a session that was not started can be", async (t) => {
+/** Breaks a byte in the first record of a journal that holds two, whose header stays as it is. */
+async function breakJournal(path: string): Promise<Buffer> {
+  const bytes = await readFile(path);
+  const first = 24 + 28;
+  const at = first + bytes.readUInt32LE(24 + 8) - 1;
+  bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+  await writeFile(path, bytes);
+  return bytes;
+}
+
+test("a failed session stops although its open round's journal is damaged: what cannot be read is named and kept", async () => {
   const { dir, remove } = await temporaryDir();
-  const inner = memoryStore();
-  let callsLeft = Number.POSITIVE_INFINITY;
-  const store = new Proxy(inner, {
-    get(target, name, receiver) {
-      const part: unknown = Reflect.get(target, name, receiver);
-      if (typeof part !== "function") return part;
-      return async (...given: unknown[]) => {
-        if (callsLeft-- === 0) throw new TributaryError("store-unreachable", "it is away");
-        return part.apply(target, given);
-      };
-    },
-  });
-  const cloud = await startCloud(dir, { store });
-  await importInitialModel(cloud);
-  t.after(() => cloud.close().then(remove));
-  let failed = 0;
-  for (let calls = 0; calls < 8; calls++) {
-    const of = paramsOf({ name: `try-${calls}` });
-    callsLeft = calls;
-    const started = await cloud.sessions.start(of).catch(() => undefined);
-    callsLeft = Number.POSITIVE_INFINITY;
-    if (started === undefined) failed++;
-    if (cloud.sessions.status(of.name) !== undefined) continue;
-    const again = await cloud.sessions.start(of);
-    assert.ok(again.ok, `after ${calls} calls: ${JSON.stringify(again)}`);
+  for (const restarts of [false, true]) {
+    const data = join(dir, String(restarts));
+    await mkdir(data);
+    const store = memoryStore();
+    const broken = await brokenInSecond(data, { store });
+    let { cloud } = broken;
+    const path = join(data, "rounds/s.2.journal");
+    if (restarts) {
+      for (const gateway of broken.gateways) gateway.close();
+      await cloud.close();
+    }
+    const damaged = await breakJournal(path);
+    if (restarts) cloud = await startCloud(data, { store });
+    const resumed = await cloud.sessions.resume("s");
+    assert.ok(resumed.ok && resumed.session.state === "failed");
+    assert.match(resumed.session.reason ?? "", /s\.2\.journal is damaged at byte 24/);
+    const stopped = await cloud.sessions.stop("s");
+    assert.ok(stopped.ok && stopped.session.state === "stopped", JSON.stringify(stopped));
+
+    // A cloud that took them knows them without the journal; another one what can be read of it.
+    const fates = ["1 a s.1", "1 b s.1", "1 c session-ended", "2 a stopped", "2 b stopped"];
+    const expected = restarts ? fates.filter((fate) => fate !== "2 a stopped") : fates;
+    assert.deepEqual(await fatesOf(cloud), expected);
+    const told = cloud.events.find(({ name }) => name === "journal-damaged");
+    assert.ok(told?.name === "journal-damaged");
+    assert.equal(told.path, "rounds/s.2.journal");
+    assert.match(told.gaps, /^byte 24 \(\d+ bytes\)$/);
+    assert.equal(told.partials, restarts ? 1 : 2);
+    assert.match(told.unread, restarts ? /^g1\./ : /^$/);
+    const rule = `stopped; rounds/s.2.journal was damaged at ${told.gaps}: see ${told.aside}`;
+    const round = await cloud.store.round("s.2");
+    assert.deepEqual([round?.state, round?.rule], ["stopped", rule]);
+    assert.match(told.aside, /^damaged\/s\.2\.journal\.damaged$/);
+    assert.deepEqual(await readFile(join(data, told.aside)), damaged);
+
+    for (const gateway of broken.gateways) gateway.close();
+    await cloud.close();
+    const next = await startCloud(data, { store });
+    assert.deepEqual(await readdir(join(data, "rounds")), []);
+    assert.deepEqual(await readFile(join(data, told.aside)), damaged);
+    const again = await next.sessions.resume("s");
+    assert.ok(again.ok && again.session.state === "running");
+    await next.close();
   }
-  assert.ok(failed > 2);
+  await remove();
 });

@@ -98,6 +98,17 @@ export type CloudEvent =
       applied: boolean;
     }
   | {
+      level: "error";
+      name: "journal-damaged";
+      session: string;
+      round: string;
+      path: string;
+      aside: string;
+      gaps: string;
+      partials: number;
+      unread: string;
+    }
+  | {
       level: "warn";
       name: "gateway-replaced";
       session: string;

@@ -18,7 +18,7 @@ import {
   restoreRound,
   stepRound,
 } from "./round.js";
-import type { RoundJournal, RoundRecord, StandingRecord } from "./round-journal.js";
+import type { JournalDamage, RoundJournal, RoundRecord, StandingRecord } from "./round-journal.js";
 import { readPlan } from "./round-plan.js";
 import type { MemberView, RoundView } from "./session-view.js";
 import type { OpenRound } from "./store/rows.js";
@@ -32,6 +32,8 @@ export type LiveRound = {
   readonly plan: Plan;
   readonly times: RoundTimes;
   readonly state: RoundState;
+  /** What of its journal could not be read, once it was salvaged. */
+  readonly damage: JournalDamage | undefined;
   /** Every contribution in its journal, as `contributionKey` gives it. */
   readonly counted: ReadonlySet<string>;
   /**
@@ -70,6 +72,12 @@ export type LiveRound = {
   view(attached: (gateway: string) => boolean, nowMs: number, wallMs: number): RoundView;
   /** Takes up what the journal holds, after a restart. The caller ticks the round after it. */
   replay(): Promise<void>;
+  /**
+   * Takes up what can be read of a damaged journal, for a round that is to be stopped.
+   *
+   * @param known what the round is known to have received
+   */
+  salvage(known: readonly HeldPartial[]): Promise<JournalDamage>;
   close(): Promise<void>;
   remove(): Promise<void>;
 };
@@ -146,9 +154,42 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
       ...(arriving ? [arriving] : []),
     ]);
 
+  let damage: JournalDamage | undefined;
+  /** Takes up what was known before, and what `read` then visits. */
+  const takeUp = async <T>(
+    known: readonly HeldPartial[],
+    read: (visit: (record: RoundRecord) => void) => Promise<T>,
+  ): Promise<T> => {
+    const standings: StandingRecord[] = [];
+    const partials: RoundPartial[] = [];
+    const take = (partial: HeldPartial) => {
+      hold(partial);
+      const { gateway } = partial.identity;
+      const taken = roundPartial(partial.identity, partial);
+      const brought = contributionsOf(gateway, [...partials, taken]);
+      partials.push({ ...taken, more: brought < (expected.get(gateway) ?? 0) });
+    };
+    for (const partial of known) take(partial);
+    const result = await read((record) => {
+      if (record.kind === "standing") {
+        standings.push(record.head);
+        return;
+      }
+      if (held.has(identityText(record.head))) return;
+      const said = record.head.expected;
+      if (said !== undefined) expected.set(record.head.gateway, said);
+      take(heldPartial(row.id, record));
+    });
+    state = restoreRound(state, partials, standings);
+    return result;
+  };
+
   return {
     row,
     plan,
+    get damage() {
+      return damage;
+    },
     counted,
     times,
     get state() {
@@ -214,24 +255,12 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
       });
       if (wanted.size > 0) throw new Error(`${row.id}: ${[...wanted]} left the journal`);
     },
-    async replay() {
-      const standings: StandingRecord[] = [];
-      const partials: RoundPartial[] = [];
-      await journal.read((record) => {
-        if (record.kind === "standing") {
-          standings.push(record.head);
-          return;
-        }
-        const partial = heldPartial(row.id, record);
-        hold(partial);
-        const { gateway } = partial.identity;
-        const said = record.head.expected;
-        if (said !== undefined) expected.set(gateway, said);
-        const taken = roundPartial(partial.identity, partial);
-        const brought = contributionsOf(gateway, [...partials, taken]);
-        partials.push({ ...taken, more: brought < (expected.get(gateway) ?? 0) });
-      });
-      state = restoreRound(state, partials, standings);
+    replay: () => takeUp([], (visit) => journal.read(visit)),
+    async salvage(known) {
+      const found = await takeUp(known, (visit) => journal.salvage(visit));
+      const unread = found.unread.filter((identity) => !held.has(identity));
+      damage = { ...found, unread };
+      return damage;
     },
     view: (attached, nowMs, wallMs) =>
       viewRound(row, state, figures, attached, Math.round(wallMs + times.deadlineAtMs - nowMs)),

@@ -10,6 +10,7 @@ import type { PoolDecision } from "./pool.js";
 import { mergePartials, metricMeans } from "./reduce.js";
 import { takeRootStep } from "./root-step.js";
 import type { Close, Ending, Endings } from "./round-end.js";
+import { stopRule } from "./round-opening.js";
 import { decideFor, reportDropped } from "./round-pool.js";
 import type { SessionEvent, SessionState, SessionStep } from "./session.js";
 import { decisionsOf, type Tally } from "./session-record.js";
@@ -49,7 +50,7 @@ export async function finishRound(
   switch (close.outcome) {
     case "stopped":
       return session.advance({ kind: "round-stopped" }, (step) =>
-        session.conclude(ended, step, endings, { state: "stopped", rule: "stopped" }),
+        session.conclude(ended, step, endings, { state: "stopped", rule: stopRule(ended) }),
       );
     case "short": {
       const gone = await keepFiles(session, ended, endings);

@@ -1,5 +1,6 @@
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { type Journal, openJournal } from "@tributary/proto/host/journal.js";
+import { salvageJournal } from "@tributary/proto/host/journal-salvage.js";
 import type { Random } from "@tributary/proto/host/random.js";
 import { identityText } from "@tributary/proto/tier/identity.js";
 import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
@@ -33,11 +34,24 @@ export type RoundRecord =
   | { readonly kind: "partial"; readonly head: PartialRecord; readonly bytes: Uint8Array }
   | { readonly kind: "standing"; readonly head: StandingRecord };
 
+/** What is wrong with a journal's file. */
+export type JournalDamage = {
+  readonly path: string;
+  /** Where its bytes are kept. */
+  readonly aside: string;
+  /** Bytes that belong to no whole record. */
+  readonly gaps: readonly { readonly offset: number; readonly bytes: number }[];
+  /** Identities of Partials that seem to be in the gaps; others may be there, too. */
+  readonly unread: readonly string[];
+};
+
 export type RoundJournal = {
   /** Resolves once the record is durable. */
   append(record: RoundRecord): Promise<void>;
   /** The records in the order they were appended, one in memory at a time. */
   read(visit: (record: RoundRecord) => Promise<void> | void): Promise<void>;
+  /** As `read`, past whatever is damaged; a copy of the whole file is durable before that. */
+  salvage(visit: (record: RoundRecord) => Promise<void> | void): Promise<JournalDamage>;
   close(): Promise<void>;
   remove(): Promise<void>;
 };
@@ -81,17 +95,21 @@ export function createRoundJournal(disk: Disk, random: Random, round: string): R
     async read(visit) {
       if (open === undefined && !(await disk.exists(path))) return;
       const journal = await opened();
-      const seen = new Set<string>();
-      await journal.read(async ({ kind, body }) => {
-        const record = readRecord(kind, body);
-        if (record.kind === "partial") {
-          // A record whose sync failed may be on disk all the same, before its repetition.
-          const identity = identityText(record.head);
-          if (seen.has(identity)) return;
-          seen.add(identity);
-        }
-        await visit(record);
-      });
+      const { take } = eachOnce(visit);
+      await journal.read(({ kind, body }) => take(readRecord(kind, body)));
+    },
+    async salvage(visit) {
+      const aside = `${DAMAGED_FOLDER}/${round}${SUFFIX}.damaged`;
+      await copyFile(disk, path, aside);
+      const { seen, take } = eachOnce(visit);
+      const { frameBytes } = JOURNAL_LIMITS;
+      const salvaged = await salvageJournal(disk, path, frameBytes, ({ kind, body }) =>
+        take(readRecord(kind, body)),
+      );
+      const broken = salvaged.gaps.flatMap((gap) => gap.broken).map(identityIn);
+      const unread = new Set(broken.filter((of) => of !== undefined && !seen.has(of)));
+      const gaps = salvaged.gaps.map(({ offset, bytes }) => ({ offset, bytes }));
+      return { path, aside, gaps, unread: [...unread].filter((of) => of !== undefined) };
     },
     close,
     async remove() {
@@ -101,7 +119,53 @@ export function createRoundJournal(disk: Disk, random: Random, round: string): R
   };
 }
 
+/** A record whose sync failed may be on disk all the same, before its repetition. */
+function eachOnce(visit: (record: RoundRecord) => Promise<void> | void) {
+  const seen = new Set<string>();
+  const take = async (record: RoundRecord): Promise<void> => {
+    if (record.kind === "partial") {
+      const identity = identityText(record.head);
+      if (seen.has(identity)) return;
+      seen.add(identity);
+    }
+    await visit(record);
+  };
+  return { seen, take };
+}
+
+/** Whose Partial a record seems to be whose checksum fails. */
+function identityIn({ kind, body }: { readonly kind: number; readonly body: Uint8Array }) {
+  try {
+    const record = readRecord(kind, body);
+    return record.kind === "partial" ? identityText(record.head) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const COPY_BYTES = 1 << 20;
+
+/** Durable when it resolves. */
+async function copyFile(disk: Disk, from: string, to: string): Promise<void> {
+  const reader = await disk.openRead(from);
+  try {
+    const file = await disk.openAppend(to);
+    try {
+      await file.truncate(0);
+      for (let at = 0; at < reader.size; at += COPY_BYTES)
+        await file.append([await reader.read(at, COPY_BYTES)]);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+  } finally {
+    await reader.close();
+  }
+}
+
 export const JOURNAL_FOLDER = "rounds";
+/** Damaged journals of rounds that ended all the same. */
+const DAMAGED_FOLDER = "damaged";
 
 const SUFFIX = ".journal";
 

@@ -5,7 +5,7 @@ import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import { roundClosed, roundOpened } from "./links.js";
 import { createLiveRound, type LiveRound, type RoundTimes } from "./live-round.js";
 import { type SessionParams, siteDeadlineMs } from "./params.js";
-import { createRoundJournal } from "./round-journal.js";
+import { createRoundJournal, type JournalDamage } from "./round-journal.js";
 import { makePlan } from "./round-plan.js";
 import type { Fleet, SessionEffect } from "./session.js";
 import type { SessionWorld } from "./session-world.js";
@@ -114,8 +114,66 @@ export async function recallRound(
 ): Promise<LiveRound> {
   const times = roundTimes(world, params, remainingMs(world, params, opened));
   const recalled = liveRound(world, params, opened, times);
-  await recalled.replay();
+  try {
+    await recalled.replay();
+  } catch (error) {
+    await recalled.close().catch(() => undefined);
+    throw error;
+  }
   return recalled;
+}
+
+/**
+ * As `recallRound`, for a round that is to be stopped: the values of what it received are of no use any
+ * more, so a damaged journal does not keep it open. What cannot be read of it is said, and kept.
+ *
+ * @param left the round as it is known to this process, whatever its journal says
+ */
+export async function recallToStop(
+  world: SessionWorld,
+  params: SessionParams,
+  opened: OpenRound,
+  left: LiveRound | undefined,
+): Promise<LiveRound> {
+  try {
+    return await recallRound(world, params, opened);
+  } catch (error) {
+    if (!(error instanceof TributaryError) || error.code !== "journal-corrupt") throw error;
+  }
+  const times = roundTimes(world, params, remainingMs(world, params, opened));
+  const salvaged = liveRound(world, params, opened, times);
+  const { path, aside, gaps, unread } = await salvaged.salvage(
+    left?.row.id === opened.id ? left.all() : [],
+  );
+  world.events({
+    level: "error",
+    name: "journal-damaged",
+    session: params.name,
+    round: opened.id,
+    path,
+    aside,
+    gaps: gapsIn(gaps),
+    partials: salvaged.all().length,
+    unread: unread.join(", "),
+  });
+  return salvaged;
+}
+
+/** The rule of a round that was stopped, in words where its journal was damaged. */
+export function stopRule({ damage }: Pick<LiveRound, "damage">): string {
+  if (damage === undefined) return "stopped";
+  const { path, aside, gaps } = damage;
+  return `stopped; ${path} was damaged at ${gapsIn(gaps)}: see ${aside}`;
+}
+
+const GAPS_SHOWN = 8;
+
+function gapsIn(gaps: JournalDamage["gaps"]): string {
+  const shown = gaps
+    .slice(0, GAPS_SHOWN)
+    .map(({ offset, bytes }) => `byte ${offset} (${bytes} bytes)`);
+  const more = gaps.length > GAPS_SHOWN ? [`${gaps.length - GAPS_SHOWN} more places`] : [];
+  return [...shown, ...more].join(", ");
 }
 
 /**

@@ -18,6 +18,7 @@ import {
   liveRound,
   planRound,
   recallRound,
+  recallToStop,
   reportClosed,
   reportOpened,
   reportPlanRefused,
@@ -224,7 +225,7 @@ export function createSessionActor(
   };
   /** Ends a round that was left open and is not to go on. */
   const putDown = async (opened: OpenRound, after: "go-on" | "stop") => {
-    const recalled = await recallRound(world, params, opened);
+    const recalled = await surely(() => recallToStop(world, params, opened, left));
     const { number: round, task } = opened;
     machine = { ...machine, phase: { kind: "round", round, task, after } };
     live = recalled;
@@ -249,13 +250,8 @@ export function createSessionActor(
     const own = ended.all();
     const { retained, ...rows } = settle(row.id, own, late.list(), endings, endedBy(step.state));
     const closedAtMs = clock.nowMs();
-    const end: RoundEnd = {
-      round: row.id,
-      closedAtMs,
-      ...rows,
-      progress: progressOf(step.state),
-      ...how,
-    };
+    const after = { progress: progressOf(step.state), ...how };
+    const end: RoundEnd = { round: row.id, closedAtMs, ...rows, ...after };
     await surely(() => store.endRound(end));
     live = undefined;
     updatedAtMs = closedAtMs;
