@@ -28,8 +28,8 @@ test("what a key signs besides is no statement, and another kind of key says non
   const bare = sign(null, Buffer.from(statement.digest, "hex"), key);
   assert.ok(!verifyUpdate(statement, bare, open));
   const other = makeKey("ES256");
-  const text = `tributary-update-statement/1\nround ${statement.round}\n`;
-  assert.ok(
-    !verifyUpdate(statement, sign("sha256", Buffer.from(text), other), publicKey(publicJwk(other))),
-  );
+  const { round, device, digest } = statement;
+  const text = `tributary-update-statement/1\nround ${round}\ndevice ${device}\ndigest ${digest}\n`;
+  const wrong = sign(null, Buffer.from(text), other);
+  assert.ok(!verifyUpdate(statement, wrong, publicKey(publicJwk(other))));
 });
