@@ -80,13 +80,15 @@ function createAllowance(bounds: AllowanceBounds, clock: Pick<Clock, "monotonicM
   const packets = createBucket(bounds.packets, clock);
   const bytes = createBucket(bounds.bytes, clock);
   const refusals = createBucket(bounds.refusals, clock);
+  // Some 30 times a second at most: waking for each single packet would cost more than the packet.
+  const worthIt = Math.max(1, Math.floor(bounds.packets.perSecond / 32));
   return {
     get packets() {
       if (bytes.level < 0) return 0;
       return Math.max(0, Math.min(bounds.packetsPerTurn, Math.floor(packets.level)));
     },
     get waitMs() {
-      return Math.max(packets.waitMs(1), bytes.waitMs(0));
+      return Math.max(packets.waitMs(worthIt), bytes.waitMs(0));
     },
     get barred() {
       return packets.level < 0 || refusals.level < bounds.refusals.burst / 4;
