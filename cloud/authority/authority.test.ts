@@ -296,7 +296,7 @@ describe("an authority", () => {
 
   test("renews with a new key by the word of the old one, which counts no more then", async () => {
     const gateway = aGateway();
-    const { serial } = await enrolled(gateway);
+    const { serial, claim, request: first } = await enrolled(gateway);
     const fresh = { ...gateway, key: makeKey("ES256") };
     const unasked = await authority.renew(await renewalOf(fresh, serial));
     assert.equal(codeOf(unasked), "request-signature");
@@ -312,6 +312,9 @@ describe("an authority", () => {
       "request-signature",
     );
     const third = { ...gateway, key: makeKey("ES256") };
+    assert.equal(codeOf(await authority.enrol(claim, first)), "identity-taken");
+    const ofBefore = await renewalOf(third, serial, fresh.key);
+    assert.equal(codeOf(await authority.renew(ofBefore)), "request-signature");
     const backwards = await renewalOf(third, serial, gateway.key);
     assert.equal(codeOf(await authority.renew(backwards)), "request-signature");
     assert.equal(
