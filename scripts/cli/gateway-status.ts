@@ -40,6 +40,11 @@ async function urlOf(world: World, { url, config }: StatusOptions): Promise<stri
   if (!status.enabled) {
     throw usageFailure(`${config} turns the status page off (status.enabled)`);
   }
+  return gatewayPageUrl(status);
+}
+
+/** Where the page of this machine's gateway is. */
+export function gatewayPageUrl(status: { readonly host: string; readonly port: number }): string {
   // One that listens everywhere listens here, too.
   const own = status.host === "0.0.0.0" ? "127.0.0.1" : status.host === "::" ? "::1" : status.host;
   return `http://${own.includes(":") ? `[${own}]` : own}:${status.port}`;
@@ -73,7 +78,7 @@ async function watchStatus({ stdout }: World, url: string, json: boolean): Promi
 }
 
 /** Throws a `CommandFailure` when nothing answers there, or something else does. */
-async function readStatus(url: string): Promise<StatusView> {
+export async function readStatus(url: string): Promise<StatusView> {
   const { statusSchema } = await import("@tributary/gateway/status-view.js");
   const target = `${url}/status.json`;
   const response = await fetch(target, {

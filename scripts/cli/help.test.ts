@@ -70,6 +70,7 @@ test("the command tree is the one that is promised", () => {
       "claim reject",
       "claim revoke",
       "revoke",
+      "check",
       "completion",
     ],
   );
@@ -88,7 +89,7 @@ test("every help fits 80 columns and describes every option and argument", async
 
 test("the main help documents the exit codes", async () => {
   const help = await helpOf([]);
-  for (const code of [0, 1, 64, 69, 70, 73, 78]) {
+  for (const code of [0, 1, 2, 64, 69, 70, 73, 78]) {
     assert.match(help, new RegExp(`^ {2}${code} +\\w`, "m"));
   }
 });

@@ -1,4 +1,5 @@
 import { Command } from "commander";
+import { addCheck } from "./check.js";
 import { addClaimCommands, addRevoke } from "./claim.js";
 import { addCompletion } from "./completion.js";
 import { addDeviceList, addGatewayList } from "./fleet.js";
@@ -15,6 +16,7 @@ const exitCodesHelp = `
 Exit codes:
   0   done
   1   the cloud, or the device's model, refused; damage was found
+  2   check found errors (1: warnings only)
   64  the command line is wrong
   69  the cloud, or the gateway, cannot be reached
   70  a defect of this command
@@ -66,6 +68,7 @@ export function createProgram(world: World, version: string): Command {
   addKeyCommands(group("keys", "list, rotate, back up and restore the fleet's keys"), world);
   addClaimCommands(group("claim", "let gateways and devices enrol"), world);
   addRevoke(program, world);
+  addCheck(program, world);
   addCompletion(program, world);
   return program;
 }
