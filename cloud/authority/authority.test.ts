@@ -147,6 +147,8 @@ describe("an authority", () => {
     assert.equal(grantOf(await authority.enrol(claim, anew)).certificate, certificate);
     const renamed = await requestOf({ ...device, name: newName() }, claim);
     assert.equal(codeOf(await authority.enrol(claim, renamed)), "request-subject");
+    clock.advance(28 * DAY_MS);
+    assert.equal(codeOf(await authority.enrol(claim, anew)), "claim-used");
   });
 
   test("takes a claim once, however many ask at the same time", async () => {
@@ -195,6 +197,8 @@ describe("an authority", () => {
     const wrong = claimText({ id, anchor, secret: Buffer.alloc(32).toString("base64url") });
     const request = await requestOf(device, claim);
     assert.equal(codeOf(await authority.enrol(wrong, request)), "claim-unknown");
+    // The secret is judged before the signature, which costs more.
+    assert.equal(codeOf(await authority.enrol(wrong, "a.b.c")), "claim-unknown");
     const unknown = claimText({ id: "a".repeat(12), secret, anchor });
     assert.equal(codeOf(await authority.enrol(unknown, request)), "claim-unknown");
     assert.equal(codeOf(await authority.enrol("tc1.x", request)), "claim-malformed");
