@@ -278,20 +278,27 @@ test("bad input on a live round gets its code, changes nothing, and costs bounde
   await stranger.close();
 });
 
-/** 100 MB that nobody asked for. */
-async function floodWithChunks(by: TestDevice): Promise<void> {
+/** 100 MB that nobody asked for, of several devices: one alone is cut off before it has sent so much. */
+async function floodWithChunks(first: TestDevice): Promise<void> {
   const chunk = new Uint8Array(wire.chunkBytes);
-  const flood = async (count: number) => {
+  const flood = async (by: TestDevice, count: number) => {
     const before = by.got("refusal").length;
     for (let i = 0; i < count; i++)
       await by.say("chunk", { round: "attacked.2", offset: 0 }, chunk);
     await until("the flood is answered", () => by.got("refusal").length === before + count);
   };
-  await flood(40);
+  await flood(first, 40);
+  const others: TestDevice[] = [];
+  for (const name of ["flood-1", "flood-2", "flood-3", "flood-4"]) {
+    const other = await connectDevice(gateway.mqttPort, name);
+    await other.hello();
+    others.push(other);
+  }
   const before = process.memoryUsage().rss;
-  await flood(400);
+  for (const other of others) await flood(other, 100);
   const grown = process.memoryUsage().rss - before;
   assert.ok(grown < 64 * 1024 * 1024, `${grown} bytes of memory for 100 MB that were refused`);
+  for (const other of others) await other.close();
 }
 
 /** What MQTT itself has no refusal for closes the connection. */
