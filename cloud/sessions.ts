@@ -260,11 +260,13 @@ function membersOf(
         const state = row && actors.get(row.session)?.view().state;
         if (row && (state === "finished" || state === "stopped")) over.add(row.session);
       }
-      for (const session of over) messages.push(sessionOver(session));
       const newest = [...actors.values()]
         .map((actor) => ({ actor, view: actor.view() }))
         .sort((x, y) => y.view.startedAtMs - x.view.startedAtMs)
         .slice(0, limits.publishedSessions);
+      // A gateway that names no round of it may have others below that stand by for its next one.
+      for (const { view } of newest) if (view.state === "finished") over.add(view.id);
+      for (const session of over) messages.push(sessionOver(session));
       for (const { view } of newest) {
         const row = await store.model(view.head);
         const base = row?.state === "published" ? await models.base(view.head) : undefined;
