@@ -75,32 +75,37 @@ export type Drawer = ReturnType<typeof drawer>;
 export function settingsOf(seed: number): Settings {
   const draw = drawer(seededRandom(`settings ${seed}`));
   const gateways = drawGateways(draw);
-  const session = drawSites(
+  const drawn = drawSites(
     drawer(seededRandom(`sites ${seed}`)),
     gateways,
     drawSession(draw, gateways),
   );
-  const siteMs = session.deadlineMs - session.uploadWindowMs;
+  const siteMs = drawn.deadlineMs - drawn.uploadWindowMs;
   const everyMs: Partial<Record<FaultKind, number>> = {};
   for (const kind of faultKinds) if (draw.chance(0.4)) everyMs[kind] = draw.scaled(5_000, 90_000);
   const changes = drawer(seededRandom(`changes ${seed}`));
   for (const kind of changeKinds)
     if (changes.chance(0.15)) everyMs[kind] = changes.scaled(10_000, 60_000);
+  const tensors = Array.from({ length: draw.whole(1, 3) }, () => draw.whole(1, 5));
+  const faultsMs = draw.between(20_000, 150_000);
+  const weather = {
+    delayLeastMs: 1,
+    delayMostMs: draw.scaled(2, 400),
+    lossRate: draw.chance(0.5) ? draw.between(0, 0.1) : 0,
+    lossDelayMs: draw.scaled(200, 4_000),
+  };
+  const duplicateRate = draw.chance(0.5) ? draw.between(0, 0.2) : 0;
+  const pace = { leastMs: 0.1, mostMs: draw.scaled(0.5, 80) };
   return {
     seed,
     gateways,
-    session,
-    tensors: Array.from({ length: draw.whole(1, 3) }, () => draw.whole(1, 5)),
-    faultsMs: draw.between(20_000, 150_000),
-    weather: {
-      delayLeastMs: 1,
-      delayMostMs: draw.scaled(2, 400),
-      lossRate: draw.chance(0.5) ? draw.between(0, 0.1) : 0,
-      lossDelayMs: draw.scaled(200, 4_000),
-    },
-    duplicateRate: draw.chance(0.5) ? draw.between(0, 0.2) : 0,
-    pace: { leastMs: 0.1, mostMs: draw.scaled(0.5, 80) },
-    trainingMostMs: (siteMs * draw.scaled(0.02, 0.5)) / session.siteRounds,
+    session: inTime(drawn, gateways, weather, pace),
+    tensors,
+    faultsMs,
+    weather,
+    duplicateRate,
+    pace,
+    trainingMostMs: (siteMs * draw.scaled(0.02, 0.5)) / drawn.siteRounds,
     hitRate: draw.chance(0.6) ? draw.scaled(0.002, 0.1) : 0,
     hitWithinMs: draw.scaled(1, 100),
     everyMs,
@@ -202,6 +207,35 @@ function drawSites(
       }
     : {};
   return sessionParamsSchema.parse({ ...plain, ...rounds, ...aggregation, ...optimizer });
+}
+
+/**
+ * The session with the time that its site rounds need. Each tier keeps at most a quarter of the time
+ * that is left for a Partial from below to be made durable and to travel; where no Partial can be that
+ * fast, every round ends with nothing in it.
+ */
+function inTime(
+  session: SessionParams,
+  gateways: readonly GatewaySettings[],
+  { delayMostMs }: Weather,
+  { mostMs }: Pace,
+): SessionParams {
+  const hops = Math.max(...gateways.map((gateway) => hopsAbove(gateways, gateway)));
+  if (hops === 0 || (session.siteRounds === 1 && session.offlineSiteRounds === 0)) return session;
+  // About what the end of a site round, composing and a hop take of calls to a disk and of messages.
+  const hopMs = Math.ceil(20 * mostMs + 8 * delayMostMs);
+  const uploadWindowMs = Math.max(session.uploadWindowMs, hopMs);
+  const siteMs = Math.max(
+    session.deadlineMs - session.uploadWindowMs,
+    Math.ceil(4 * hopMs * (4 / 3) ** (hops - 1)),
+  );
+  return { ...session, uploadWindowMs, deadlineMs: uploadWindowMs + siteMs };
+}
+
+/** Gateways between one and the cloud. */
+function hopsAbove(gateways: readonly GatewaySettings[], { above }: GatewaySettings): number {
+  const next = gateways.find(({ name }) => name === above);
+  return next === undefined ? 0 : 1 + hopsAbove(gateways, next);
 }
 
 function drawMemory(

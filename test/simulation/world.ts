@@ -206,7 +206,7 @@ async function whatWaits(
   const session = await operator.waitsFor();
   if (session !== undefined) return session;
   for (const { actor, program } of cast.gateways)
-    for (const folder of strictly ? ["outbox", "rounds"] : ["outbox"]) {
+    for (const folder of strictly ? ["outbox", "rounds", "sites"] : ["outbox"]) {
       const files = await program.rack.now.disk.list(folder);
       if (files.length > 0) return `${actor.name} holds ${folder}/${files.join(", ")}`;
     }
