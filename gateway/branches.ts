@@ -304,7 +304,17 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
     apply(branch, { type: "received", member: OWN, contributions });
   }
 
-  await restore();
+  async function close(): Promise<void> {
+    closing = true;
+    for (const branch of branches.values()) stopTimers(branch);
+    for (const timer of retries) timer.cancel();
+    await control;
+  }
+
+  await restore().catch(async (cause: unknown) => {
+    await close();
+    throw cause;
+  });
 
   async function restore(): Promise<void> {
     for (const record of await store.branches()) {
@@ -408,12 +418,7 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
       const branch = branches.get(round);
       if (branch !== undefined) apply(branch, { type: "refused", member });
     },
-    async close() {
-      closing = true;
-      for (const branch of branches.values()) stopTimers(branch);
-      for (const timer of retries) timer.cancel();
-      await control;
-    },
+    close,
   };
 }
 

@@ -243,7 +243,13 @@ export async function openCombine(options: CombineOptions): Promise<Combine> {
     }
   }
 
-  await replay();
+  try {
+    await replay();
+  } catch (cause) {
+    accumulator.release();
+    await journal.close().catch(() => {});
+    throw cause;
+  }
   return {
     digests,
     get weight() {

@@ -100,6 +100,9 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
     events,
     clock,
     time,
+  }).catch((cause: unknown) => {
+    attachments.close();
+    throw cause;
   });
   /** In memory only: it spares those below work that would be in vain. */
   const over = new Set<string>();

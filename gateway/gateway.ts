@@ -18,6 +18,7 @@ import { type Downstream, type DownstreamOptions, openDownstream } from "./downs
 import { createDrops } from "./drops.js";
 import type { GatewayEvents } from "./events.js";
 import { createInbound } from "./inbound.js";
+import { refuseDamagedIndex } from "./index-files.js";
 import { createIngest, type Ingest } from "./ingest.js";
 import { limits } from "./limits.js";
 import { type Models, openModels } from "./models.js";
@@ -113,12 +114,24 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const lock = await acquireLock(dataDir);
     teardown.push(() => lock.release());
   }
+  /** All of it, whatever fails on the way. */
   async function close(): Promise<void> {
-    for (const step of teardown.splice(0).reverse()) await step();
+    const failures: unknown[] = [];
+    for (const step of teardown.splice(0).reverse()) {
+      try {
+        await step();
+      } catch (cause) {
+        failures.push(cause);
+      }
+    }
+    if (failures.length > 0) throw failures[0];
   }
 
   try {
-    if (parts.database === undefined) await refuseLostIndex(disk, dataDir);
+    if (parts.database === undefined) {
+      await refuseLostIndex(disk, dataDir);
+      await refuseDamagedIndex(join(dataDir, "index"));
+    }
     const store = await openStore({
       rescue: { failed: (cause) => storage?.writeFailed(cause), makeRoom: ballast.release },
       path: join(dataDir, "index"),
@@ -463,7 +476,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       close,
     };
   } catch (error) {
-    await close();
+    await close().catch(() => {}); // what kept it from starting says more
     throw adviseRepair(error, dataDir);
   }
 }

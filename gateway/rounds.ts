@@ -248,7 +248,20 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     });
   }
 
-  await resume();
+  async function close(): Promise<void> {
+    await control;
+    await Promise.all(
+      [...open.values()].map(async ({ leaf, cycle }) => {
+        await leaf?.close();
+        await cycle?.close();
+      }),
+    );
+  }
+
+  await resume().catch(async (cause: unknown) => {
+    await close().catch(() => {});
+    throw cause;
+  });
   async function resume(): Promise<void> {
     const leave = (round: string, message: string) => {
       unread.add(round);
@@ -375,15 +388,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
         ({ leaf, cycle }) => leaf?.partialBytes ?? cycle?.promisedBytes ?? 0,
       );
     },
-    async close() {
-      await control;
-      await Promise.all(
-        [...open.values()].map(async ({ leaf, cycle }) => {
-          await leaf?.close();
-          await cycle?.close();
-        }),
-      );
-    },
+    close,
   };
 }
 

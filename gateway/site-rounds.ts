@@ -342,9 +342,24 @@ export async function startSiteRounds(
     return { round: plan.round, offered, declined, folded: folded.size, sealed: false };
   }
 
-  if (site !== undefined && site.work.rounds > 0) await completeLedger(site);
-  if (opening.running === undefined) run(first);
-  else await open(opening.running, true);
+  async function close(): Promise<void> {
+    closing = true;
+    due.cancel();
+    pause?.cancel();
+    retry?.();
+    await working;
+    await leaf?.close();
+  }
+
+  try {
+    if (site !== undefined && site.work.rounds > 0) await completeLedger(site);
+    if (opening.running === undefined) run(first);
+    else await open(opening.running, true);
+  } catch (cause) {
+    // Nobody would close it: its timers go, and act on nothing any more.
+    await close();
+    throw cause;
+  }
   return {
     plan,
     progress,
@@ -371,14 +386,7 @@ export async function startSiteRounds(
       // That state has two deltas. With all handed over there is nothing to come.
       return leaf === undefined && (site?.work.rounds ?? 0) === 0 ? 0 : 3 * deltaBytes;
     },
-    async close() {
-      closing = true;
-      due.cancel();
-      pause?.cancel();
-      retry?.();
-      await working;
-      await leaf?.close();
-    },
+    close,
   };
 }
 
