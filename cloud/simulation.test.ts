@@ -438,7 +438,7 @@ for (const [name, of] of Object.entries(rules))
           await settle();
           for (const what of operations) await simulation.apply(what);
           await simulation.end();
-          await audit(session, simulation.sums(), of.aggregation.kind === "site-memory");
+          await audit(session, simulation.sums(), name === "site-memory");
         },
       ),
       { numRuns: 30, includeErrorInReport: true },
