@@ -1,4 +1,3 @@
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
 import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
@@ -110,7 +109,6 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   const ballast = await openBallast(bareDisk, random, config.ballastBytes);
   const teardown: (() => Promise<void> | void)[] = [];
   if (parts.disk === undefined || parts.database === undefined) {
-    await mkdir(dataDir, { recursive: true });
     const lock = await acquireLock(dataDir);
     teardown.push(() => lock.release());
   }

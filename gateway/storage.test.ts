@@ -22,6 +22,7 @@ async function bench(changes: Partial<StorageOptions> = {}) {
       freeBytes: async () => facts.free,
       list: async () => [],
       openRead: () => Promise.reject(new Error("unused")),
+      remove: async () => {},
       async writeFileAtomic() {
         if (!facts.probe) throw new TributaryError("disk-full", "no", { retryable: true });
       },
@@ -91,6 +92,7 @@ describe("the storage budget", () => {
         freeBytes: async () => 600,
         list: async () => [],
         openRead: () => Promise.reject(new Error("unused")),
+        remove: async () => {},
         writeFileAtomic: async () => {},
       },
     });
@@ -112,6 +114,7 @@ describe("the storage budget", () => {
         freeBytes: () => Promise.reject(new Error("gone")),
         list: async () => [],
         openRead: () => Promise.reject(new Error("gone")),
+        remove: async () => {},
         writeFileAtomic: () => Promise.reject(new Error("gone")),
       },
     });

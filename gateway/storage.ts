@@ -45,7 +45,7 @@ export type Storage = StorageFacts & {
 };
 
 export type StorageOptions = {
-  readonly disk: Pick<Disk, "freeBytes" | "list" | "openRead" | "writeFileAtomic">;
+  readonly disk: Pick<Disk, "freeBytes" | "list" | "openRead" | "remove" | "writeFileAtomic">;
   readonly store: Pick<Store, "putNote">;
   readonly outbox: Pick<Outbox, "count" | "condense" | "sweep">;
   readonly telemetry: Pick<Telemetry, "use" | "makeRoom">;
@@ -60,6 +60,8 @@ export type StorageOptions = {
 
 /** Where the index is: all of it is of class `control`. */
 const INDEX_DIR = "index";
+/** Written to learn whether the disk takes writes again, then removed. */
+const PROBE = "probe";
 
 /**
  * Says whether something still fits: within the results' budget, and without touching the reserve,
@@ -139,7 +141,8 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
 
   /** Writes something small to disk and index; rejects as any write would now. */
   async function probe(): Promise<void> {
-    await disk.writeFileAtomic("probe", [new Uint8Array(512)]);
+    await disk.writeFileAtomic(PROBE, [new Uint8Array(512)]);
+    await disk.remove(PROBE);
     await store.putNote("probe", clock.monotonicMs(), { sync: true });
   }
 
@@ -155,6 +158,7 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     }
   }
 
+  await disk.remove(PROBE).catch(() => {}); // a kill can leave it
   await refresh();
   settle(roomFor(0));
   return {

@@ -1,7 +1,6 @@
 import { constants } from "node:fs";
 import {
   type FileHandle,
-  mkdir,
   open,
   readdir,
   readFile,
@@ -12,6 +11,8 @@ import {
 } from "node:fs/promises";
 import { dirname, join, normalize, sep } from "node:path";
 import { TributaryError } from "../wire/errors.js";
+import { makeDirectory } from "./directory.js";
+import { diskFailure } from "./disk-failure.js";
 
 /**
  * Files under one directory. Paths are relative, with `/`; whatever leads out of the directory is
@@ -83,24 +84,11 @@ export function belowRoot(path: string): string {
   return clean;
 }
 
-function failure(action: string, path: string, cause: unknown): TributaryError {
-  const system = (cause as NodeJS.ErrnoException).code;
-  const message = `cannot ${action} ${path}: ${cause instanceof Error ? cause.message : String(cause)}`;
-  if (system === "ENOSPC" || system === "EDQUOT") {
-    return new TributaryError("disk-full", message, { retryable: true, cause });
-  }
-  if (system === "EROFS" || system === "EACCES" || system === "EPERM") {
-    return new TributaryError("disk-read-only", message, { retryable: true, cause });
-  }
-  if (system === "ENOENT") return new TributaryError("disk-missing", message, { cause });
-  return new TributaryError("disk-failed", message, { cause });
-}
-
 async function attempt<T>(action: string, path: string, run: () => Promise<T>): Promise<T> {
   try {
     return await run();
   } catch (cause) {
-    throw failure(action, path, cause);
+    throw diskFailure(action, path, cause);
   }
 }
 
@@ -154,18 +142,20 @@ export function nodeDisk(root: string): Disk {
       const target = at(path);
       const temporary = `${target}.${process.pid}-${temporaries++}${TEMPORARY}`;
       await attempt("write", path, async () => {
-        await mkdir(dirname(target), { recursive: true });
+        await makeDirectory(dirname(target));
         const handle = await open(temporary, "w");
         try {
-          await writeParts(handle, parts, 0);
-          await handle.sync();
+          try {
+            await writeParts(handle, parts, 0);
+            await handle.sync();
+          } finally {
+            await handle.close();
+          }
+          await rename(temporary, target);
         } catch (error) {
-          await rm(temporary, { force: true });
+          await rm(temporary, { force: true }).catch(() => {});
           throw error;
-        } finally {
-          await handle.close();
         }
-        await rename(temporary, target);
         await syncDirAt(dirname(target));
       });
     },
@@ -176,7 +166,7 @@ export function nodeDisk(root: string): Disk {
         return (await readdir(at(dir))).filter((name) => !name.endsWith(TEMPORARY)).sort();
       } catch (cause) {
         if ((cause as NodeJS.ErrnoException).code === "ENOENT") return [];
-        throw failure("list", dir, cause);
+        throw diskFailure("list", dir, cause);
       }
     },
     remove: (path) =>
@@ -190,12 +180,12 @@ export function nodeDisk(root: string): Disk {
     },
     makeDir: (dir) =>
       attempt("make", dir, async () => {
-        await mkdir(at(dir), { recursive: true });
+        await makeDirectory(at(dir));
         await syncDirAt(dirname(at(dir)));
       }),
     freeBytes: () =>
       attempt("measure", root, async () => {
-        await mkdir(root, { recursive: true });
+        await makeDirectory(root);
         const { bavail, bsize } = await statfs(root);
         return bavail * bsize;
       }),
@@ -204,7 +194,7 @@ export function nodeDisk(root: string): Disk {
 }
 
 async function openAppendAt(target: string, path: string): Promise<AppendFile> {
-  await mkdir(dirname(target), { recursive: true });
+  await makeDirectory(dirname(target));
   const handle = await open(target, constants.O_RDWR | constants.O_CREAT, 0o640);
   await syncDirAt(dirname(target));
   let size = (await handle.stat()).size;

@@ -1,6 +1,8 @@
-import { link, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { link, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { TributaryError } from "../wire/errors.js";
+import { makeDirectory } from "./directory.js";
+import { dataDirFailure } from "./disk-failure.js";
 import { systemRandom } from "./random.js";
 
 export type Lock = { release(): Promise<void> };
@@ -18,14 +20,18 @@ const POLL_MS = 10;
  * Takes a data directory for this process. Two processes on one directory would hand out the same
  * sequence numbers, so a second one is refused with `data-dir-locked`, once its owner has had a moment
  * to end. A lock whose owner is gone is taken over, by one process at a time; the owner's start time
- * tells a process from a later one with its number.
+ * tells a process from a later one with its number. A directory that cannot be made or written is
+ * refused with a code of the disk's.
  */
 export async function acquireLock(dir: string): Promise<Lock> {
-  await mkdir(dir, { recursive: true });
+  await makeDirectory(dir).catch((cause: unknown) => {
+    throw dataDirFailure(dir, cause);
+  });
   const path = join(dir, "LOCK");
   const own = `${process.pid} ${(await statOf(process.pid))?.startTime ?? "unknown"} ${systemRandom().id(12)}`;
   for (const sinceMs = performance.now(); ; ) {
     if (await place(path, own)) {
+      await sweep(dir).catch(() => {}); // the next start tries again
       return {
         async release() {
           if ((await contentOf(path)) === own) await rm(path, { force: true });
@@ -50,25 +56,43 @@ function inUse(dir: string, owner: string): TributaryError {
 /** Makes the file with its content in one step; false when it is there already. */
 async function place(path: string, content: string): Promise<boolean> {
   const prepared = `${path}.${content.split(" ").at(-1)}`;
-  await writeFile(prepared, content);
   try {
+    await writeFile(prepared, content);
     await link(prepared, path);
     return true;
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === "EEXIST") return false;
-    throw new TributaryError("disk-failed", `cannot make the lock ${path}`, { cause });
+    throw dataDirFailure(path, cause);
   } finally {
-    await rm(prepared, { force: true });
+    // On a disk that takes no writes it may not be there, or it stays for the next start to remove.
+    await rm(prepared, { force: true }).catch(() => {});
   }
+}
+
+/** Removes what processes that died while they took the directory had prepared. */
+async function sweep(dir: string): Promise<void> {
+  for (const name of await readdir(dir)) {
+    if (!/^LOCK(-takeover)?\../.test(name)) continue;
+    const path = join(dir, name);
+    const content = (await contentOf(path)) ?? "";
+    // One that is empty may be about to be written.
+    const gone =
+      content === "" ? (await ageOf(path)) > TAKEOVER_MS : (await lifeOf(content)) === "over";
+    if (gone) await rm(path, { force: true });
+  }
+}
+
+/** In milliseconds. A file from the future is as old: the clock was set back since. */
+async function ageOf(path: string): Promise<number> {
+  const nowMs = Date.now();
+  return Math.abs(nowMs - ((await stat(path).catch(() => undefined))?.mtimeMs ?? nowMs));
 }
 
 /** Removes a lock whose owner is gone. Only the holder of the takeover lock may remove one. */
 async function takeOver(path: string, own: string): Promise<void> {
   const takeover = `${path}-takeover`;
   if (!(await place(takeover, own))) {
-    const age = Date.now() - ((await stat(takeover).catch(() => undefined))?.mtimeMs ?? Date.now());
-    // A file from the future is as old: the clock was set back since.
-    if (Math.abs(age) > TAKEOVER_MS) await rm(takeover, { force: true });
+    if ((await ageOf(takeover)) > TAKEOVER_MS) await rm(takeover, { force: true });
     return; // the other one is about to finish
   }
   try {

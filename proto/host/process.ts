@@ -36,6 +36,7 @@ export function exitCodeOf(error: unknown): number {
     error.code.startsWith("journal-") ||
     error.code.startsWith("store-") ||
     error.code.startsWith("secret-") ||
+    error.code === "index-corrupt" ||
     error.code === "data-dir-locked"
   ) {
     return exitCodes.cannotWrite;
@@ -56,9 +57,14 @@ export type Running = {
   readonly failed?: Promise<never>;
 };
 
+/** How long a start that a signal meets may take to come to its end, which then is a good one. */
+const START_PATIENCE_MS = 5_000;
+/** After a failure has been reported, whatever still keeps the process alive has so long. */
+const LINGER_MS = 5_000;
+
 /**
  * Runs a tier until SIGINT or SIGTERM, then closes it; a second signal ends the process at once
- * with 130. Whatever is thrown and not caught ends it with one clear line: every tier recovers
+ * with 130, and so does one alone for a start that hangs. Whatever is thrown and not caught ends it with one clear line: every tier recovers
  * from its journal. Resolves with the exit code.
  */
 export async function runUntilSignal(
@@ -73,17 +79,32 @@ export async function runUntilSignal(
   process.on("uncaughtException", giveUp);
   process.on("unhandledRejection", giveUp);
   let signals = 0;
+  /** Set once it has ended. */
+  let endCode: number | undefined;
   const signalled = new Promise<void>((resolve) => {
     const onSignal = () => {
       signals++;
+      if (endCode !== undefined) process.exit(endCode);
       if (signals > 1) process.exit(exitCodes.interrupted);
       resolve();
     };
     process.on("SIGINT", onSignal);
     process.on("SIGTERM", onSignal);
   });
+  /** The code that the process ends with, by force if it has to. */
+  function endWith(code: number): number {
+    endCode = code;
+    if (code !== exitCodes.ok) setTimeout(() => process.exit(code), LINGER_MS).unref();
+    return code;
+  }
   try {
-    const running = await Promise.race([start(), broken]);
+    const starting = start();
+    await Promise.race([starting, signalled, broken]);
+    const running = await Promise.race([withinPatience(starting), broken]);
+    if (running === undefined) {
+      report("interrupted before the start had come to its end");
+      return endWith(exitCodes.interrupted);
+    }
     const failed = running.failed ?? broken;
     let failure: unknown;
     await Promise.race([signalled, failed, broken]).catch((error: unknown) => {
@@ -91,9 +112,18 @@ export async function runUntilSignal(
     });
     await Promise.race([running.close(), broken]);
     if (failure !== undefined) throw failure;
-    return exitCodes.ok;
+    return endWith(exitCodes.ok);
   } catch (error) {
     report(describeError(error));
-    return exitCodeOf(error);
+    return endWith(exitCodeOf(error));
   }
+}
+
+/** Undefined when it takes too long. */
+async function withinPatience<T>(starting: Promise<T>): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const patience = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), START_PATIENCE_MS);
+  });
+  return Promise.race([starting, patience]).finally(() => clearTimeout(timer));
 }
