@@ -63,6 +63,8 @@ export const limits = {
   openRounds: 8,
   /** Sealed rounds whose contributors are remembered, so that a repeated update finds its receipt. */
   ledgerRounds: 64,
+  /** A block of one of the index's tables, expanded, in bytes. A larger one is taken for damage. */
+  indexBlockBytes: 256 * 1024 * 1024,
   /** Updates that wait for an upload slot. A further `begin` is refused with `busy`. */
   waitingBegins: 10_000,
   /** Bytes that a device may have unacknowledged during an upload. */

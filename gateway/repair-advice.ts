@@ -10,7 +10,8 @@ export function adviseRepair(error: unknown, dataDir: string): unknown {
   const index =
     error.code === "store-failed" &&
     (!error.retryable || /corrupt|no such file/i.test(error.message));
-  const damaged = ["journal-corrupt", "journal-missing"].includes(error.code) || index;
+  const damaged =
+    ["index-corrupt", "journal-corrupt", "journal-missing"].includes(error.code) || index;
   if (!damaged) return error;
   const advice =
     `${error.message}\nThe gateway does not start on damaged data. Look with ` +

@@ -1,14 +1,16 @@
 import assert from "node:assert/strict";
-import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
 import { sha256 } from "@tributary/proto/host/digest.js";
 import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
+import { exitCodeOf, exitCodes } from "@tributary/proto/host/process.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { makeManifest } from "@tributary/proto/wire/manifest.js";
 import { encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import { repairGateway } from "./repair.js";
 import { openStore } from "./store.js";
+import { del, levelDatabase, openTable } from "./store-table.js";
 import type { TestDevice } from "./testing/device.js";
 import type { TestReducer } from "./testing/reducer.js";
 import { samplePlan, sampleUpdate } from "./testing/sample.js";
@@ -356,13 +358,13 @@ describe("a damaged index", () => {
     assert.equal((await repairGateway({ dataDir: dir })).index.state, "missing");
   });
 
-  it("is mended by LevelDB's own repair, and gives no sequence twice", async () => {
+  it("is made anew, and gives no sequence twice", async () => {
     const { reducer, dir } = await stoppedMidRound();
     const index = join(dir, "index");
     const [manifest = ""] = (await readdir(index)).filter((name) => name.startsWith("MANIFEST"));
     await rm(join(index, manifest));
     await assert.rejects(stage.gateway(dir, reducer.address), (error: Error & { code: string }) => {
-      assert.equal(error.code, "store-failed");
+      assert.equal(error.code, "index-corrupt");
       assert.match(error.message, /tributary gateway repair/);
       return true;
     });
@@ -381,4 +383,108 @@ describe("a damaged index", () => {
       gateway.events.some((e) => e.name === "partial-delivered" && e.sequence > 1_000_000),
     );
   });
+
+  it("in the middle of its log stops the start with file and offset, and nothing is removed", async () => {
+    const { reducer, dir, file, path } = await stoppedMidRound();
+    const journal = await readFile(path);
+    const index = join(dir, "index");
+    const [log = ""] = (await readdir(index)).filter((name) => name.endsWith(".log"));
+    const bytes = await readFile(join(index, log));
+    // In what says that the round is open, with records behind it.
+    const at = bytes.indexOf(`round!${plan.round}`);
+    assert.ok(at > 0);
+    bytes.set([0xaa, 0x55], at);
+    await writeFile(join(index, log), bytes);
+    for (let attempt = 0; attempt < 2; attempt++) {
+      await assert.rejects(stage.gateway(dir, reducer.address), (error: Error) => {
+        assert.equal(exitCodeOf(error), exitCodes.cannotWrite);
+        assert.match(error.message, new RegExp(`${log} at byte \\d+[^]*tributary gateway repair`));
+        return true;
+      });
+      assert.deepEqual(await readFile(path), journal);
+    }
+    assert.equal((await repairGateway({ dataDir: dir, dryRun: true })).index.state, "damaged");
+    assert.deepEqual(await readFile(join(index, log)), bytes);
+
+    const { index: mended, files } = await repairGateway({ dataDir: dir });
+    assert.equal(mended.state, "mended");
+    assert.match(mended.message ?? "", new RegExp(`${log} at byte`));
+    assert.deepEqual(await readFile(join(dir, mended.aside ?? "", log)), bytes);
+    const [given] = files;
+    assert.deepEqual([given?.file, given?.state], [file, "set-aside"]);
+    assert.deepEqual(given?.lost.map(({ device }) => device).sort(), devices);
+    assert.deepEqual(await readFile(join(dir, given?.aside ?? "")), journal);
+    await stage.gateway(dir, reducer.address).then((gateway) => gateway.close());
+    const expiry = await onlyExpiry(dir);
+    assert.equal(expiry.rule, "index-damaged");
+    assert.ok(expiry.sequence > 1_000_000);
+  });
+
+  it("that has forgotten an open round does not cost its journal", async () => {
+    const { reducer, dir, file, path } = await stoppedMidRound();
+    const journal = await readFile(path);
+    const table = await openTable(join(dir, "index"), levelDatabase);
+    await table.write([del(`round!${plan.round}`)], true);
+    await table.close();
+    await assert.rejects(stage.gateway(dir, reducer.address), (error: Error & { code: string }) => {
+      assert.equal(error.code, "index-corrupt");
+      assert.match(error.message, new RegExp(`${file}[^]*tributary gateway repair`));
+      return true;
+    });
+    const looked = await repairGateway({ dataDir: dir, dryRun: true });
+    assert.deepEqual(
+      looked.files.map(({ state }) => state),
+      ["damaged"],
+    );
+    assert.deepEqual(await readFile(path), journal);
+    const { index, files } = await repairGateway({ dataDir: dir });
+    assert.equal(index.state, "whole");
+    assert.deepEqual([files[0]?.state, files[0]?.lost.length], ["set-aside", 3]);
+    await stage.gateway(dir, reducer.address).then((gateway) => gateway.close());
+    const { contributors, rule, rounds } = await onlyExpiry(dir);
+    assert.deepEqual([rule, rounds], ["index-damaged", [plan.round]]);
+    assert.deepEqual(
+      [...contributors].sort(),
+      devices.map((d) => `${plan.round}/${d}`),
+    );
+  });
+
+  it("that has forgotten a round does not cost its state of site rounds", async () => {
+    const { reducer, dir } = await stoppedMidRound();
+    await mkdir(join(dir, "sites"), { recursive: true });
+    await writeFile(join(dir, "sites", "other.7.state"), "something");
+    await assert.rejects(stage.gateway(dir, reducer.address), {
+      code: "index-corrupt",
+      message: /sites\/other\.7\.state/,
+    });
+    const { files } = await repairGateway({ dataDir: dir });
+    assert.deepEqual(
+      files.map(({ state }) => state),
+      ["set-aside", "whole"],
+    );
+    await stage.gateway(dir, reducer.address).then((gateway) => gateway.close());
+    assert.deepEqual((await onlyExpiry(dir)).rounds, ["other.7"]);
+  });
+
+  it("is finished although a kill came while the new one was put in its place", async () => {
+    const { reducer, dir } = await stoppedMidRound();
+    await rename(join(dir, "index"), join(dir, "index.mended"));
+    await assert.rejects(stage.gateway(dir, reducer.address), /tributary gateway repair/);
+    assert.equal((await repairGateway({ dataDir: dir })).index.state, "whole");
+    const gateway = await stage.gateway(dir, reducer.address);
+    await ship(reducer, gateway, devices);
+  });
 });
+
+async function onlyExpiry(dir: string) {
+  const newIncarnation = () => "unused";
+  const bounds = { ledgerRounds: 64, receivedPartials: 64, expiries: 64 };
+  const store = await openStore({ path: join(dir, "index"), newIncarnation, ...bounds });
+  try {
+    const expiries = await store.expiries();
+    assert.equal(expiries.length, 1);
+    return expiries[0] as (typeof expiries)[number];
+  } finally {
+    await store.close();
+  }
+}

@@ -93,7 +93,7 @@ export async function repairGateway(options: RepairOptions): Promise<RepairRepor
         const setAsideOf = (round: string) => setAsideSiteRounds(bench, store, round);
         files.push(...(await mendMissing(bench, store, setAsideOf)));
       }
-      files.push(...(await mendJournals(bench, findings, store)));
+      files.push(...(await mendJournals(bench, store)));
       files.push(...(await mendPartials(bench, store)));
       return { dataDir, dryRun, index: findings, files };
     } finally {
@@ -104,23 +104,52 @@ export async function repairGateway(options: RepairOptions): Promise<RepairRepor
   }
 }
 
-async function mendJournals(
-  bench: Bench,
-  index: IndexFindings,
-  store: Store | undefined,
-): Promise<FileFindings[]> {
-  // An index that had to be mended may have lost a round, and a start removes what it does not name.
-  const rounds = index.state === "mended" ? await roundsOf(store) : undefined;
+async function mendJournals(bench: Bench, store: Store | undefined): Promise<FileFindings[]> {
+  const rounds = await roundsOf(store);
   const files: FileFindings[] = [];
   for (const name of await bench.disk.list("rounds")) {
     const round = name.slice(0, -JOURNAL.length);
     if (!name.endsWith(JOURNAL)) continue;
     const found = await examineJournal(bench.disk, `rounds/${name}`);
     const facts = { file: `rounds/${name}`, kind: "journal" as const, ...found };
-    if (rounds !== undefined && !isKnown(rounds, round)) files.push(await setAside(bench, facts));
-    else files.push(await mendJournal(bench, facts, await unaccounted(store, round, found)));
+    const isEmpty = found.state !== "damaged" && found.kept.length + found.lost.length === 0;
+    if (rounds === undefined || isEmpty || isKnown(rounds, round)) {
+      files.push(await mendJournal(bench, facts, await unaccounted(store, round, found)));
+    } else files.push(await giveUp(bench, store, facts, round));
   }
   return files;
+}
+
+/** Contributions to a round that the index does not know: without its plan they are no sum. */
+async function giveUp(
+  bench: Bench,
+  store: Store | undefined,
+  facts: JournalFacts,
+  round: string,
+): Promise<FileFindings> {
+  const lost = [...facts.kept, ...facts.lost];
+  if (bench.dryRun) {
+    return { ...facts, state: "damaged", kept: [], lost, unaccounted: [], aside: null };
+  }
+  const given = await setAside(bench, facts);
+  await noteUnknown(store, round, given);
+  return given;
+}
+
+/** On record, as a Partial is that ended without a receipt. */
+async function noteUnknown(
+  store: Store | undefined,
+  round: string,
+  { file, lost }: Pick<FileFindings, "file" | "lost">,
+): Promise<void> {
+  if (splitNumberedId(round) === undefined) return;
+  await store?.noteExpiry({
+    rounds: [round],
+    rule: "index-damaged",
+    message: `the index did not know the round of ${file}`,
+    contributors: lost.map(({ device }) => contributionKey({ round, device })),
+    expiredAtMs: 0,
+  });
 }
 
 /**
@@ -129,26 +158,31 @@ async function mendJournals(
  */
 async function mendStates(bench: Bench, store: Store | undefined): Promise<FileFindings[]> {
   const { disk, dataDir, dryRun } = bench;
+  const rounds = await roundsOf(store);
   const files: FileFindings[] = [];
   for (const name of await disk.list("sites")) {
     if (!name.endsWith(STATE)) continue;
     const file = `sites/${name}`;
+    const round = name.slice(0, -STATE.length);
     const { whole, bytes, contributions } = await examineState(disk, file);
     const facts = { ...NOTHING, file, kind: "site-state" as const, bytes };
-    if (whole) {
+    const hasRound = rounds?.has(round) ?? true;
+    if (whole && hasRound) {
       files.push({ ...facts, state: "whole", kept: contributions });
       continue;
     }
-    const gaps = [{ offset: 0, bytes }];
+    const gaps = whole ? [] : [{ offset: 0, bytes }];
     if (dryRun) {
       files.push({ ...facts, state: "damaged", gaps, lost: contributions });
       continue;
     }
     const aside = await keepAside(dataDir, file);
     await disk.remove(file);
-    if (store !== undefined) await forgetLanded(store, name.slice(0, -STATE.length));
     files.push({ ...facts, state: "set-aside", gaps, lost: contributions, aside });
-    files.push(...(await setAsideSiteRounds(bench, store, name.slice(0, -STATE.length))));
+    if (hasRound) {
+      if (store !== undefined) await forgetLanded(store, round);
+      files.push(...(await setAsideSiteRounds(bench, store, round)));
+    } else await noteUnknown(store, round, { file, lost: contributions });
   }
   return files;
 }
@@ -222,9 +256,13 @@ function isKnown(rounds: ReadonlySet<string>, round: string): boolean {
   return rounds.has(round) || rounds.has(`${session}.${number}`);
 }
 
-async function roundsOf(store: Store | undefined): Promise<ReadonlySet<string>> {
-  const known = [...((await store?.openRounds()) ?? []), ...((await store?.sealed()) ?? [])];
-  return new Set(known.map(({ round }) => round));
+/** Rounds that are open or whose end is known: a start keeps what is of others. */
+async function roundsOf(store: Store | undefined): Promise<ReadonlySet<string> | undefined> {
+  if (store === undefined) return undefined;
+  const unread: string[] = [];
+  const open = await store.openRounds((round) => unread.push(round));
+  const known = [...open, ...(await store.sealed())];
+  return new Set([...unread, ...known.map(({ round }) => round)]);
 }
 
 /** Partials are sums: one with a wrong bit is of no use. The gateway records what was in it. */

@@ -274,7 +274,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       leave(round, message);
     });
     for (const { round } of records) known.add(round);
-    const journals = await clearLeftovers(options, states, known);
+    const journals = await clearLeftovers(options, states, known, sealed.get);
     for (const record of records) {
       const read = readPlan(record.plan, record.roster);
       if (!read.ok) {

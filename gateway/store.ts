@@ -114,6 +114,8 @@ export type Store = {
   removePartial(sequence: number): Promise<void>;
   /** In one step: the entry is gone, and how it ended is on record. */
   expirePartial(expiry: ExpiryRecord): Promise<void>;
+  /** What was no entry, and ended all the same: on record under the next sequence. */
+  noteExpiry(expiry: Omit<ExpiryRecord, "sequence">): Promise<void>;
   /** The newest expiries, oldest first. */
   expiries(): Promise<ExpiryRecord[]>;
   /** Entries that format 1 wrote and that are not adopted yet. */
@@ -234,6 +236,16 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     put(sequenceKey, partial.sequence + 1),
   ];
 
+  const nextSequence = async () => (await get(sequenceKey, z.number().int())) ?? 1;
+
+  /** One more expiry, and the oldest let go. */
+  async function newExpiry(expiry: ExpiryRecord): Promise<Operation[]> {
+    const keys = await table.keys("expiry!");
+    const excess = Math.max(0, keys.length + 1 - options.expiries);
+    const dropped = keys.slice(0, excess).map(del);
+    return [...dropped, put(`expiry!${padded(expiry.sequence)}`, expiry)];
+  }
+
   /** What is known of a gateway's Partials: one more, and the oldest let go. */
   async function newReceived(origin: Origin, digest: string): Promise<Operation[]> {
     const known = await table.entries(`received!${origin.gateway}!`, receivedSchema);
@@ -291,7 +303,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       return (await table.keys(prefix)).map((key) => key.slice(prefix.length));
     },
 
-    nextSequence: async () => (await get(sequenceKey, z.number().int())) ?? 1,
+    nextSequence,
     outbox: () => scan("entry!", outboxSchema),
     async receive(partial, origin, digest) {
       await write([...newEntry(partial), ...(await newReceived(origin, digest))], true);
@@ -306,11 +318,12 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       ),
     removePartial: (sequence) => write([del(entryKey(sequence))], true),
     async expirePartial(expiry) {
-      const keys = await table.keys("expiry!");
-      const excess = Math.max(0, keys.length + 1 - options.expiries);
-      const { sequence } = expiry;
-      const ended = [del(entryKey(sequence)), put(`expiry!${padded(sequence)}`, expiry)];
-      await write([...keys.slice(0, excess).map(del), ...ended], true);
+      await write([del(entryKey(expiry.sequence)), ...(await newExpiry(expiry))], true);
+    },
+    async noteExpiry(expiry) {
+      const sequence = await nextSequence();
+      const noted = await newExpiry({ ...expiry, sequence });
+      await write([put(sequenceKey, sequence + 1), ...noted], true);
     },
     expiries: () => scan("expiry!", expirySchema),
     formerOutbox: () => scan("outbox!", formerOutboxSchema),

@@ -88,6 +88,25 @@ test("frames are found behind a file header that is damaged anywhere, its salt t
   assert.deepEqual((await salvage(disk)).found, known);
 });
 
+test("a frame that stands alone proves itself by its place behind a header without its salt", async () => {
+  const { disk, known, bytes } = await journalOf(texts(1));
+  for (let at = 0; at < FILE_HEADER_BYTES; at++) {
+    await disk.writeFileAtomic("j", [bytes.with(at, (bytes[at] ?? 0) ^ 0x40)]);
+    const { found, opens } = await salvage(disk);
+    assert.deepEqual(found, known, `byte ${at}`);
+    assert.equal(opens, false);
+  }
+  // Where its body is wrong, too, nothing proves it: what it seems to hold is shown.
+  const broken = bytes.with(13, 1).with(bytes.length - 1, 0);
+  await disk.writeFileAtomic("j", [broken]);
+  const { found, gaps } = await salvage(disk);
+  assert.deepEqual(found, []);
+  assert.deepEqual(
+    gaps.flatMap((gap) => gap.broken.map(({ kind, offset }) => [kind, offset])),
+    [[known[0]?.kind, FILE_HEADER_BYTES]],
+  );
+});
+
 test("a frame of another journal inside a body is none of this one's", async () => {
   const other = await journalOf(texts(3), 7);
   const { disk, known, bytes } = await journalOf([

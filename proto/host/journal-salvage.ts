@@ -1,3 +1,4 @@
+import { crc32 } from "node:zlib";
 import { TributaryError } from "../wire/errors.js";
 import type { AppendFile, Disk, ReadFile } from "./disk.js";
 import {
@@ -58,7 +59,7 @@ export async function salvageJournal(
     let offset = salt === undefined ? 0 : FILE_HEADER_BYTES;
     if (offset === 0 && reader.size > 0) {
       const bytes = seed === undefined ? reader.size : Math.min(FILE_HEADER_BYTES, reader.size);
-      gaps.push({ offset, bytes, broken: [] });
+      gaps.push({ offset, bytes, broken: seed === undefined ? await guessFirst(reader) : [] });
       offset += bytes;
     }
     while (seed !== undefined && offset < reader.size) {
@@ -119,8 +120,35 @@ async function startOf(
     const seed = seedBehind(header);
     const second = FILE_HEADER_BYTES + FRAME_HEADER_BYTES;
     if (await proves(seed, second)) return { salt, seed };
+    if (await standsFirst(reader, header, frameBytes)) return { salt, seed };
   }
   return { salt, seed: undefined };
+}
+
+/**
+ * Whether a frame begins behind the file header, whatever the salt was. No body precedes this place, so
+ * nobody else chose what stands there; the checksum that fits is that of the body, and its batch is
+ * the first. The salt keeps bytes inside a body from passing for a frame, and there is none before.
+ */
+async function standsFirst(
+  reader: ReadFile,
+  header: Uint8Array,
+  frameBytes: number,
+): Promise<boolean> {
+  const first = decodeFrameHeader(header, 0, seedBehind(header));
+  if (first === undefined || first.batchStart !== FILE_HEADER_BYTES) return false;
+  if (first.length > frameBytes) return false;
+  const body = await reader.read(FILE_HEADER_BYTES + FRAME_HEADER_BYTES, first.length);
+  return body.length === first.length && crc32(body) === first.bodyCrc;
+}
+
+/** What the first frame seems to hold, where nothing proves that it is one. */
+async function guessFirst(reader: ReadFile): Promise<Frame[]> {
+  const header = await reader.read(FILE_HEADER_BYTES, FRAME_HEADER_BYTES);
+  if (header.length < FRAME_HEADER_BYTES) return [];
+  const kind = new DataView(header.buffer, header.byteOffset).getUint32(4, true);
+  const body = await reader.read(FILE_HEADER_BYTES + FRAME_HEADER_BYTES, BROKEN_BYTES);
+  return [{ kind, body, offset: FILE_HEADER_BYTES }];
 }
 
 /** The seed with which a frame header's checksum would be right. */
