@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
-import { admitPartial } from "./admission.js";
+import { admitPartial, type Counted } from "./admission.js";
 import { plan, sumOf } from "./testing/rounds.js";
 
 const rosters = new Map([
@@ -9,7 +9,14 @@ const rosters = new Map([
   ["s.0", new Set(["a", "c"])],
 ]);
 const contributor = { round: "s.1", updates: 1 };
-const none = new Set<string>();
+const none = counted();
+
+/** One update each, or as many as are said. */
+function counted(...of: readonly (readonly [round: string, device: string, updates?: number])[]) {
+  return new Map<string, Counted>(
+    of.map(([round, device, updates = 1]) => [`${round}/${device}`, { round, device, updates }]),
+  );
+}
 
 test("a Partial of the round, within its roster, is admitted", () => {
   assert.deepEqual(admitPartial(plan(), rosters, none, sumOf(plan(), { a: 2, b: 3 })), {
@@ -58,7 +65,12 @@ for (const [what, [change, code]] of Object.entries(refusals))
   });
 
 test("a device that is counted already is an overlap, by name", () => {
-  const verdict = admitPartial(plan(), rosters, new Set(["s.1/b"]), sumOf(plan(), { a: 1, b: 1 }));
+  const verdict = admitPartial(
+    plan(),
+    rosters,
+    counted(["s.1", "b"]),
+    sumOf(plan(), { a: 1, b: 1 }),
+  );
   assert.ok(!verdict.ok && verdict.code === "overlap" && verdict.message.includes("s.1/b"));
 });
 
@@ -70,7 +82,7 @@ test("a device's contributions to two rounds on one base do not overlap", () => 
     contributors: [{ ...first, round: "s.0" }, first],
   };
   assert.deepEqual(admitPartial(plan(), rosters, none, partial), { ok: true });
-  const verdict = admitPartial(plan(), rosters, new Set(["s.0/a"]), partial);
+  const verdict = admitPartial(plan(), rosters, counted(["s.0", "a"]), partial);
   assert.ok(!verdict.ok && verdict.code === "overlap" && verdict.message.includes("s.0/a"));
 });
 
@@ -80,4 +92,61 @@ test("an evaluation carries no values", () => {
   assert.deepEqual(admitPartial(evaluate, rosters, none, empty), { ok: true });
   const full = admitPartial(evaluate, rosters, none, sumOf(plan(), { a: 1 }));
   assert.equal(full.ok ? "ok" : full.code, "grid-mismatch");
+});
+
+/** Contributions of one sample of device `a` of s.1. */
+function stretched(...of: readonly (readonly [round: string, updates: number])[]): Sum {
+  const contributors = of.map(([round, updates]) => ({ round, updates, device: "a", samples: 1 }));
+  return { ...sumOf(plan(), { a: 1 }), contributors };
+}
+
+const withStretches = new Map(
+  ["s.1", "s.1.1", "s.1.2", "s.1.5", "s.1.100000", "s.1.999999999"].map((round) => [
+    round,
+    new Set(["a"]),
+  ]),
+);
+const offline = plan({ siteRounds: 2, offlineSiteRounds: 3 });
+const earlier = counted(["s.1", "a", 2], ["s.1.3", "a"], ["s.1.3", "b", 9], ["s.0", "a", 9]);
+
+const siteRounds: Record<string, [Sum, RegExp | undefined, ReturnType<typeof plan>?]> = {
+  "a further stretch, where the plan has none, is": [
+    stretched(["s.1.2", 1]),
+    /no further stretches/,
+    plan({ siteRounds: 4 }),
+  ],
+  "a further stretch from the first site round is": [stretched(["s.1.1", 1]), /begins with 2 to/],
+  "a stretch past the site rounds there can be is": [
+    stretched(["s.1.999999999", 1]),
+    /begins with 2 to 100000/,
+  ],
+  "more updates than the plan has site rounds are": [stretched(["s.1", 6]), /the plan's 5/],
+  "more updates in several stretches are": [
+    stretched(["s.1", 2], ["s.1.2", 2], ["s.1.5", 2]),
+    /s\.1\.5\/a: .* the plan's 5/,
+  ],
+  "more than one update, where the plan has one site round, are": [
+    stretched(["s.1", 2]),
+    /the plan's 1/,
+    plan(),
+  ],
+  "as many updates as the plan allows, in several stretches, are not": [
+    stretched(["s.1", 2], ["s.1.2", 2], ["s.1.100000", 1]),
+    undefined,
+  ],
+};
+
+for (const [what, [partial, message, of = offline]] of Object.entries(siteRounds))
+  test(`${what} refused`, () => {
+    const verdict = admitPartial(of, withStretches, none, partial);
+    if (message === undefined) return assert.deepEqual(verdict, { ok: true });
+    assert.ok(!verdict.ok && verdict.code === "partial-malformed");
+    assert.match(verdict.message, message);
+  });
+
+test("the updates of a device add up over every stretch on record", () => {
+  const within = admitPartial(offline, withStretches, earlier, stretched(["s.1.5", 2]));
+  assert.deepEqual(within, { ok: true });
+  const past = admitPartial(offline, withStretches, earlier, stretched(["s.1.5", 3]));
+  assert.ok(!past.ok && past.code === "partial-malformed");
 });

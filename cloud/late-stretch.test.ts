@@ -91,3 +91,66 @@ test("a gateway that attaches is told which sessions are finished, also of those
   await other.next("sessionOver", ({ session }) => session === "st-told");
   other.close();
 });
+
+/** A session of one's own with two gateways, `<name>-1` with device `<name>-a`, and `-2` with `-b`. */
+async function opened(name: string, over: Parameters<typeof paramsOf>[0]) {
+  const gateways = [
+    await gatewayWith(cloud, `${name}-1`, `${name}-a`),
+    await gatewayWith(cloud, `${name}-2`, `${name}-b`),
+  ] as const;
+  const started = await cloud.sessions.start(
+    paramsOf({ name, devicesMin: 2, saturate: true, aggregation: aggregations.sync, ...over }),
+  );
+  assert.ok(started.ok, JSON.stringify(started));
+  const rounds = [await gateways[0].round(), await gateways[1].round()] as const;
+  const [{ plan }] = rounds;
+  const sum = (...of: string[]) =>
+    sumOfRounds(
+      plan,
+      `${name}-1`,
+      `${name}-a`,
+      of.map((stretch) => name + stretch),
+    );
+  const close = async () => {
+    const stopped = await cloud.sessions.stop(name);
+    assert.ok(stopped.ok || stopped.code === "wrong-state");
+    for (const gateway of gateways) gateway.close();
+  };
+  return { gateways, rounds, sum, close };
+}
+
+test("a session without site rounds on one's own takes no further stretch", async () => {
+  const { gateways, sum, close } = await opened("plain", {});
+  const { refusal } = await gateways[0].deliver(sum(".1.2"), 1);
+  assert.equal(refusal?.code, "partial-malformed");
+  assert.match(refusal?.message ?? "", /plain\.1\.2\/plain-a: the plan has no further stretches/);
+  await close();
+});
+
+test("while a round is open, a further stretch comes by the gateway whose roster has the device", async () => {
+  const { gateways, rounds, sum, close } = await opened("own", { rounds: 2, offlineSiteRounds: 3 });
+  const [one, two] = gateways;
+  assert.equal((await two.deliver(sum(".1.2"), 1)).refusal?.code, "not-in-roster");
+  await one.contribute(rounds[0], 1);
+  await two.contribute(rounds[1], 2);
+  await cloud.event((e) => e.name === "round-closed" && e.round === "own.1");
+  // Once it is over, a site may have changed its gateway.
+  assert.equal((await two.deliver(sum(".1.2"), 3)).receipt?.outcome, "kept");
+  await close();
+});
+
+test("the site rounds of a device are held to what the plan allows, over all that is on record", async () => {
+  const { gateways, rounds, sum, close } = await opened("most", { offlineSiteRounds: 2 });
+  const [one, two] = gateways;
+  assert.equal((await one.deliver(sum(".1.2", ".1.3"), 1)).receipt?.outcome, "kept");
+  // With what is on record: of the stretches alone, and beside the round's own contribution.
+  const both = await one.deliver(sum(".1", ".1.4"), 2);
+  assert.match(both.refusal?.message ?? "", /most\.1\.4\/most-a: more updates/);
+  assert.equal((await one.deliver(sum(".1"), 3)).receipt?.outcome, "merged");
+  // With what the open round's journal holds, and with what is in a model.
+  assert.match((await one.deliver(sum(".1.4"), 4)).refusal?.message ?? "", /more updates/);
+  await two.contribute(rounds[1], 1);
+  await cloud.event((e) => e.name === "round-closed" && e.round === "most.1");
+  assert.match((await one.deliver(sum(".1.4"), 5)).refusal?.message ?? "", /more updates/);
+  await close();
+});

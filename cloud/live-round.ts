@@ -5,7 +5,7 @@ import { identityText, type PartialIdentity } from "@tributary/proto/tier/identi
 import type { Announcement } from "@tributary/proto/tier/inbox.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import { admitPartial } from "./admission.js";
+import { admitPartial, type Counted } from "./admission.js";
 import { type HeldPartial, heldFrom } from "./held-partial.js";
 import {
   beginDetached,
@@ -34,8 +34,8 @@ export type LiveRound = {
   readonly state: RoundState;
   /** What of its journal could not be read, once it was salvaged. */
   readonly damage: JournalDamage | undefined;
-  /** Every contribution in its journal, as `contributionKey` gives it. */
-  readonly counted: ReadonlySet<string>;
+  /** Every contribution in its journal, by `contributionKey`. */
+  readonly counted: ReadonlyMap<string, Counted>;
   /**
    * What accepting a Partial would do; refuses one that may not count. Changes nothing.
    *
@@ -90,10 +90,10 @@ export type RoundTimes = {
   readonly deadlineAtMs: number;
 };
 
-/** Rounds before the open one: their rosters, and contributions to them that are on record. */
+/** Rounds before the open one, and its own further stretches: rosters, and what is on record. */
 export type Others = {
   readonly rosters: ReadonlyMap<string, ReadonlySet<string>>;
-  readonly counted: ReadonlySet<string>;
+  readonly counted: ReadonlyMap<string, Counted>;
 };
 
 export type LiveRoundOptions = {
@@ -122,13 +122,14 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
   const rules = { ...options.rules, siteQuorum, totalMax };
   let state = openRound(row.id, rules, times.deadlineAtMs, members);
   const held = new Map<string, HeldPartial>();
-  const counted = new Set<string>();
+  const counted = new Map<string, Counted>();
   const figures = new Map<string, Figures>();
   /** Contributions to this round that each gateway said it has. */
   const expected = new Map<string, number>();
   const hold = (partial: HeldPartial) => {
     held.set(identityText(partial.identity), partial);
-    for (const contributor of partial.contributors) counted.add(contributionKey(contributor));
+    for (const contributor of partial.contributors)
+      counted.set(contributionKey(contributor), contributor);
   };
   const roundPartial = (
     identity: PartialIdentity,
@@ -203,7 +204,7 @@ export function createLiveRound(options: LiveRoundOptions): LiveRound {
       const admitted = admitPartial(
         plan,
         assigned,
-        new Set([...others.counted, ...counted]),
+        new Map([...others.counted, ...counted]),
         partial,
       );
       if (!admitted.ok) return admitted;

@@ -7,7 +7,7 @@ import { identityText, type PartialIdentity } from "@tributary/proto/tier/identi
 import type { Announcement, PartialReceipt, Settled } from "@tributary/proto/tier/inbox.js";
 import { cloudRound, numberedId, siteRoundId } from "@tributary/proto/wire/ids.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import { admitPartial } from "./admission.js";
+import { admitPartial, type Counted } from "./admission.js";
 import { type HeldPartial, heldFrom } from "./held-partial.js";
 import { hasRoom, type LatePartials } from "./late-partials.js";
 import type { LiveRound, Others } from "./live-round.js";
@@ -85,9 +85,10 @@ export async function takePartial(
     return takeLate(reception, announcement, partial, held, bytes);
   const others = await otherRounds(
     reception,
+    announcement,
     partial,
     roundsOf(partial).filter((other) => other !== round),
-    live.row.task,
+    live,
   );
   if (!others.ok) return others;
   const admitted = live.admit(announcement, partial, others, world.clock.monotonicMs());
@@ -127,15 +128,16 @@ async function onRecord(
 
 async function takeLate(
   reception: Reception,
-  { round }: Announcement,
+  announcement: Announcement,
   partial: Sum,
   held: HeldPartial,
   bytes: Uint8Array,
 ): Promise<Taken> {
   const { world, late, tally, session } = reception;
+  const { round } = announcement;
   const known = await world.store.wholeRound(round);
   if (known === undefined) return refuse("unknown-round", `no round ${round}`);
-  const others = await otherRounds(reception, partial, roundsOf(partial));
+  const others = await otherRounds(reception, announcement, partial, roundsOf(partial));
   if (!others.ok) return others;
   const { rosters, counted } = others;
   const admitted = admitPartial(readPlan(known.plan), rosters, counted, partial);
@@ -185,17 +187,21 @@ function expiry(rule: string): Ending {
 /**
  * What is known of rounds that ended, for the contributions to them that a Partial has. Whoever the
  * gateway was that a device's contribution was expected of: sites change their gateways, and a
- * contribution is counted once by its own identity.
+ * contribution is counted once by its own identity. While a round is open it is whose roster has the
+ * device, for a further stretch as for the first.
+ *
+ * @param of the open round, where the Partial has contributions to it
  */
 async function otherRounds(
   { world, session, live, left }: Reception,
+  { identity }: Announcement,
   partial: Sum,
   rounds: readonly string[],
-  of?: OpenRound["task"],
+  of?: LiveRound,
 ): Promise<Verdict<Others>> {
   const { store } = world;
   const rosters = new Map<string, ReadonlySet<string>>();
-  let task = of;
+  let task = of?.row.task;
   for (const id of rounds) {
     const row = await store.wholeRound(cloudRound(id));
     if (row === undefined) return refuse("unknown-round", `no round ${id}`);
@@ -209,20 +215,25 @@ async function otherRounds(
     if (task !== undefined && task !== row.task)
       return refuse("partial-malformed", "contributions to training and to evaluation");
     task = row.task;
-    rosters.set(id, new Set(Object.values(row.rosters).flat()));
+    const { [identity.gateway]: own = [] } = row.rosters;
+    rosters.set(id, new Set(row.state === "open" ? own : Object.values(row.rosters).flat()));
   }
-  if (rounds.length === 0) return { ok: true, rosters, counted: new Set() };
-  const keys = partial.contributors
-    .filter(({ round }) => rosters.has(round))
-    .map(contributionKeyOf);
-  const known = await store.knownContributions(session, keys);
-  const counted = known.map(({ round, stretch, device }) => {
-    const id = numberedId(session, round);
-    return contributionKey({ round: stretch === 0 ? id : siteRoundId(id, stretch), device });
-  });
+  const counted = new Map<string, Counted>();
+  if (rounds.length === 0 && (of?.plan.offlineSiteRounds ?? 0) === 0)
+    return { ok: true, rosters, counted };
+  const known = await store.knownContributions(
+    session,
+    partial.contributors.map(contributionKeyOf),
+  );
+  for (const { round: number, stretch, device, updates } of known) {
+    const id = numberedId(session, number);
+    const round = stretch === 0 ? id : siteRoundId(id, stretch);
+    counted.set(contributionKey({ round, device }), { round, device, updates });
+  }
   // An open round's journal holds contributions to earlier rounds, too, which are not in the store yet.
-  const journaled = [live, left].flatMap((open) => [...(open?.counted ?? [])]);
-  return { ok: true, rosters, counted: new Set([...counted, ...journaled]) };
+  for (const open of [live, left])
+    for (const [key, contribution] of open?.counted ?? []) counted.set(key, contribution);
+  return { ok: true, rosters, counted };
 }
 
 function reportExpired({ world, session }: Reception, held: HeldPartial, rule: string) {

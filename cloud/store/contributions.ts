@@ -2,7 +2,7 @@ import type { ContributionRow, PartialRow } from "./rows.js";
 import { countOutcomes } from "./settlement.js";
 import { askFor, sliceOf } from "./slice.js";
 import type { Sql } from "./sql.js";
-import type { ContributionKey, Store } from "./store.js";
+import type { RecordedContribution, Store } from "./store.js";
 import { columnsOf, fromRow, insertRows, toJson } from "./tables.js";
 
 const columns = columnsOf("contributions");
@@ -45,13 +45,14 @@ export function contributionQueries({ read, write }: Sql): ContributionQueries {
     },
     async knownContributions(session, keys) {
       const rows = await read(
-        `SELECT c.round, c.stretch, c.device FROM contributions c
-         JOIN jsonb_to_recordset($2::jsonb) AS s(round integer, stretch integer, device text)
-           ON c.round = s.round AND c.stretch = s.stretch AND c.device = s.device
+        `SELECT c.round, c.stretch, c.device, c.updates FROM contributions c
+         JOIN (SELECT DISTINCT round, device
+               FROM jsonb_to_recordset($2::jsonb) AS given(round integer, device text)) s
+           ON c.round = s.round AND c.device = s.device
          WHERE c.session = $1 ORDER BY c.round, c.stretch, c.device`,
         [session, toJson(keys)],
       );
-      return rows.map(fromRow<ContributionKey>);
+      return rows.map(fromRow<RecordedContribution>);
     },
     async listContributions({ session, round, model, outcome }, { after, limit }) {
       const rows = await read(

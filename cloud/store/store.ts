@@ -59,6 +59,8 @@ export type ContributionKey = {
   readonly device: string;
 };
 
+export type RecordedContribution = ContributionKey & Pick<ContributionRow, "updates">;
+
 /** What a gateway noted while it could not send it, oldest first; unreadable entries left out. */
 export type TelemetryBatch = {
   readonly gateway: string;
@@ -151,11 +153,14 @@ export type Store = {
   partial(identity: PartialIdentity): Promise<PartialRow | undefined>;
   /** Partials of a session whose files are retained, in the order in which they came. */
   retainedPartials(session: string): Promise<readonly PartialRow[]>;
-  /** Those of `keys` that are on record, whatever became of them. */
+  /**
+   * Contributions on record, whatever became of them, of the devices of `keys` to the rounds that they
+   * are named with there, each stretch of site rounds included.
+   */
   knownContributions(
     session: string,
-    keys: readonly ContributionKey[],
-  ): Promise<readonly ContributionKey[]>;
+    keys: readonly Pick<ContributionKey, "round" | "device">[],
+  ): Promise<readonly RecordedContribution[]>;
   /** Contributions of a session by round and device. */
   listContributions(
     filter: ContributionFilter,

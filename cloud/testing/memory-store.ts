@@ -323,9 +323,10 @@ function partialsIn(tables: MemoryTables, durable: Durably, rounds: MemoryTable<
       );
     },
     async knownContributions(session, keys) {
-      return keys
-        .filter((key) => contributions.get(contributionKey({ session, ...key })) !== undefined)
-        .map(({ round, stretch, device }) => ({ round, stretch, device }))
+      const asked = new Set(keys.map(({ round, device }) => `${round} ${device}`));
+      return contributions
+        .where((row) => row.session === session && asked.has(`${row.round} ${row.device}`))
+        .map(({ round, stretch, device, updates }) => ({ round, stretch, device, updates }))
         .sort(byContribution);
     },
     async listContributions({ session, round, model, outcome }, { after, limit }) {

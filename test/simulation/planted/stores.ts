@@ -9,7 +9,8 @@ function withoutKeys(store: Store): Store {
     if (first === undefined) return [];
     const known = await store.knownContributions(first.session, rows);
     const [some] = known;
-    const fields = Object.keys(some ?? {}) as (keyof ContributionKey)[];
+    const { updates: _, ...key } = some ?? {};
+    const fields = Object.keys(key) as (keyof ContributionKey)[];
     const nameOf = (key: ContributionKey) => JSON.stringify(fields.map((field) => key[field]));
     const names = new Set(known.map(nameOf));
     return rows.filter((row) => !names.has(nameOf(row)));
