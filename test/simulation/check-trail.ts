@@ -2,6 +2,7 @@ import type { ModelRow } from "@tributary/cloud/store/rows.js";
 import type { Slice } from "@tributary/cloud/store/store.js";
 import type { Account } from "./account.js";
 import { checkAccount } from "./check-account.js";
+import { wrongInRegister } from "./check-rules.js";
 import type { Failures } from "./failures.js";
 import { createFold } from "./fold.js";
 import type { Holdings } from "./holdings.js";
@@ -12,7 +13,7 @@ import { siteHistories } from "./site-history.js";
 /** What the cloud's trail says at the end, against what the devices saw and trained. */
 export async function checkTrail(
   settings: Settings,
-  cloud: Pick<CloudProgram, "store" | "disk">,
+  cloud: Pick<CloudProgram, "store" | "disk" | "register">,
   account: Account,
   holdings: Pick<Holdings, "lost" | "stretches">,
   failures: Failures,
@@ -44,6 +45,8 @@ export async function checkTrail(
     const wrong = await fold.check(model);
     if (wrong !== undefined) failures.add("fold", `${model.id}: ${wrong}`);
   }
+  for (const wrong of wrongInRegister(settings, cloud.register.entries))
+    failures.add("rules", wrong);
 }
 
 function number({ id }: ModelRow): number {

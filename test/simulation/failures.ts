@@ -4,6 +4,8 @@ export type Checker =
   | "account"
   /** A model is not the fold of its contributions, to the bit. */
   | "fold"
+  /** The cloud let something expire, made a model, or made none, and the session's rules say otherwise. */
+  | "rules"
   /** Something grew past its bound. */
   | "limits"
   /** A promise was rejected and nobody heard, or a callback threw. */

@@ -63,6 +63,7 @@ export function createOperator(
       const { running } = cloud.actor;
       if (away || running?.sessions.status(name) === undefined) return;
       away = true;
+      cloud.program.register.note({ kind: "stop-asked" });
       agenda.after(forMs, () => {
         away = false;
       });

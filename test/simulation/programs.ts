@@ -15,6 +15,7 @@ import { simulatedBroker, simulatedLink } from "./device-link.js";
 import { createRack, type Rack } from "./hardware.js";
 import type { Holdings } from "./holdings.js";
 import type { Plant } from "./plant.js";
+import { createRegister, type Register } from "./register.js";
 import type { DeviceSettings, GatewaySettings, Settings } from "./settings.js";
 import { type SlowWorld, slowDatabase, slowDisk, slowly } from "./slow.js";
 import { serveTier, simulatedUpstream } from "./tier-link.js";
@@ -37,6 +38,8 @@ function slow({ agenda, settings }: Setting, { life, random }: Run): SlowWorld {
 export type CloudProgram = Program<Cloud> & {
   readonly disk: MemoryDisk;
   readonly store: MemoryStore;
+  /** What it wrote down and said. */
+  readonly register: Register;
   /** While it is away the store's calls fail, retryable. */
   away: boolean;
 };
@@ -45,15 +48,18 @@ export function cloudProgram(setting: Setting): CloudProgram {
   const { network, seed, plant, holdings } = setting;
   const disk = memoryDisk({ random: seededRandom(`${seed} cloud disk`) });
   const store = memoryStore();
+  const register = createRegister();
+  const overheard = register.overheard(store);
   const program: CloudProgram = {
     disk,
     store,
+    register,
     away: false,
     async start(run) {
       const { life, random } = run;
       const clock = plant.clock(run.clock, "cloud");
       const names = Object.keys(store).filter((name) => name !== "crash") as (keyof Store)[];
-      const reached = reachable(plant.cloudStore(store), names, () => !program.away);
+      const reached = reachable(plant.cloudStore(overheard), names, () => !program.away);
       return createCloud({
         config: cloudConfig.parse({
           dataDir: "simulated",
@@ -61,7 +67,10 @@ export function cloudProgram(setting: Setting): CloudProgram {
           heartbeatMissedMs: 9_000,
         }),
         softwareVersion,
-        events: run.note,
+        events(event) {
+          if (life.alive) register.said(event);
+          run.note(event);
+        },
         clock,
         random,
         disk: slowDisk(plant.disk(disk, "cloud"), slow(setting, run)),

@@ -8,6 +8,7 @@ export {
   sendThrows,
   unseededRandom,
 } from "./links.js";
+export { bufferForgotten, lateExpires, sitesForgotten } from "./rules.js";
 export { siteStateKeptOld, slotsForgotten } from "./sites.js";
 export { countedAgain } from "./stores.js";
 export { sumWraps } from "./sums.js";
