@@ -37,6 +37,35 @@ describe("the config", () => {
     assert.ok(problem({ gateway: "gw 1" }));
   });
 
+  it("refuses an upstream that cannot be one, and two listeners in one place", () => {
+    const downstream = { listen: { port: 7444 } };
+    for (const [changes, path, message] of [
+      [{ upstream: "127.0.0.1:0" }, "upstream", /between 1 and 65535/],
+      [{ upstream: "cloud.example:70000" }, "upstream", /between 1 and 65535/],
+      [{ upstream: "localhost:1883" }, "upstream", /own listen/],
+      [{ upstream: "127.0.0.1:7481" }, "upstream", /own status/],
+      [{ upstream: "127.0.0.1:7444", downstream }, "upstream", /own downstream\.listen/],
+      [{ upstream: "[::1]:7481", status: { host: "::" } }, "upstream", /own status/],
+      [{ listen: { port: 7481 } }, "status.port", /port of listen/],
+      [{ listen: { port: 7444 }, downstream }, "downstream.listen.port", /port of listen/],
+      [{ downstream, status: { host: "0.0.0.0", port: 7444 } }, "status.port", /of downstream/],
+    ] as const) {
+      const issues = configSchema.safeParse({ ...least, ...changes }).error?.issues ?? [];
+      assert.equal(issues[0]?.path.join("."), path, JSON.stringify(changes));
+      assert.match(issues[0]?.message ?? "", message);
+    }
+    for (const changes of [
+      { upstream: "cloud.example:1883" },
+      { upstream: "127.0.0.2:1883" },
+      { upstream: "10.0.0.7:7481", status: { host: "0.0.0.0" } },
+      { listen: { port: 0 }, status: { port: 0 }, downstream: { listen: { port: 0 } } },
+      { listen: { port: 7481 }, status: { enabled: false } },
+      { listen: { host: "127.0.0.2", port: 7481 } },
+    ]) {
+      assert.equal(problem(changes), undefined, JSON.stringify(changes));
+    }
+  });
+
   it("is read from the environment over the file", async () => {
     const env = {
       TRIBUTARY_GATEWAY_SITE: "plant",

@@ -50,10 +50,62 @@ const downstreamSchema = z
     path: ["heartbeatMissedMs"],
   });
 
-/** Whether an address names a port of this machine's own. */
-function isOwn(address: string, port: number): boolean {
-  const [, host = "", at] = /^\[?(.*?)\]?:(\d+)$/.exec(address) ?? [];
-  return port !== 0 && Number(at) === port && loopback.test(host);
+type Place = { readonly host: string; readonly port: number };
+
+const ADDRESS = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})$/;
+
+function placeOf(address: string): Place {
+  const [, bracketed, plain, port] = ADDRESS.exec(address) ?? [];
+  return { host: bracketed ?? plain ?? "", port: Number(port) };
+}
+
+const isEverywhere = (host: string) => host === "0.0.0.0" || /^[0:]*::0*$/.test(host);
+/** `localhost` is one of two; which of them, the system says. */
+const isLocalhost = (host: string) => ["localhost", "127.0.0.1", "::1"].includes(host);
+
+/** Whether two places on this machine are, or may be, one. Port 0 is a free one, whichever it is. */
+function coincide(a: Place, b: Place): boolean {
+  if (a.port !== b.port || a.port === 0) return false;
+  if (a.host === b.host || isEverywhere(a.host) || isEverywhere(b.host)) return true;
+  return (
+    (a.host === "localhost" || b.host === "localhost") && [a, b].every((p) => isLocalhost(p.host))
+  );
+}
+
+type Places = {
+  readonly upstream: string;
+  readonly listen: Place;
+  readonly status: Place & { readonly enabled: boolean };
+  readonly downstream?: { readonly listen: Place } | undefined;
+};
+
+/** Where the gateway listens, by the setting's path. */
+function placesOf({ listen, status, downstream }: Places): [path: string[], Place][] {
+  const places: [string[], Place][] = [[["listen"], listen]];
+  if (downstream !== undefined) places.push([["downstream", "listen"], downstream.listen]);
+  if (status.enabled) places.push([["status"], status]);
+  return places;
+}
+
+/** Refuses two listeners in one place, and an upstream that is one of them. */
+function checkPlaces(config: Places, context: z.RefinementCtx): void {
+  const places = placesOf(config);
+  const upstream = placeOf(config.upstream);
+  for (const [index, [path, place]] of places.entries()) {
+    const name = path.join(".");
+    const isOwn = isEverywhere(place.host)
+      ? loopback.test(upstream.host) && upstream.port === place.port && place.port !== 0
+      : coincide(upstream, place);
+    if (isOwn) {
+      const message = `is this gateway's own ${name}: a gateway cannot be above itself`;
+      context.addIssue({ code: "custom", path: ["upstream"], message });
+    }
+    const taken = places.slice(0, index).find(([, other]) => coincide(place, other));
+    if (taken !== undefined) {
+      const message = `is the port of ${taken[0].join(".")}, too; each needs its own, or 0 for a free one`;
+      context.addIssue({ code: "custom", path: [...path, "port"], message });
+    }
+  }
 }
 
 const reconnectSchema = z
@@ -102,9 +154,12 @@ export const configSchema = z
     dataDir: z.string().min(1),
     listen: listenSchema,
     /** host:port of the cloud, or of a gateway above this one. */
-    upstream: z.string().regex(/^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, {
-      message: "must be host:port",
-    }),
+    upstream: z
+      .string()
+      .regex(ADDRESS, { message: "must be host:port" })
+      .refine((address) => placeOf(address).port >= 1 && placeOf(address).port <= 65_535, {
+        message: "its port must be between 1 and 65535",
+      }),
     /** Makes it a gateway above gateways. */
     downstream: downstreamSchema.optional(),
     /** Updates received at a time; each holds one buffer of an update's size. */
@@ -145,10 +200,7 @@ export const configSchema = z
     status: statusSchema,
     log: z.enum(["text", "json"]).default("text"),
   })
-  .refine((c) => !isOwn(c.upstream, c.downstream?.listen.port ?? 0), {
-    message: "is this gateway's own downstream.listen: a gateway cannot be above itself",
-    path: ["upstream"],
-  })
+  .superRefine(checkPlaces)
   .refine((c) => c.gateway !== ROOT, {
     message: `no gateway is called ${ROOT}: that is what is above all of them`,
     path: ["gateway"],
