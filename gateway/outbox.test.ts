@@ -64,10 +64,12 @@ async function bench() {
   const clock = createManualClock(1_000);
   const events: GatewayEvent[] = [];
   const dir = await temporary.dir();
-  const open = async () => {
+  /** @param lostMs of the site's time, in a kill */
+  const open = async (lostMs = 0) => {
     const store = await temporary.store(dir);
     const note = (event: GatewayEvent) => void events.push(event);
-    const outbox = await openOutbox(disk, store, { logicalMs: clock.nowMs }, note);
+    const time = { logicalMs: () => clock.nowMs() - lostMs };
+    const outbox = await openOutbox(disk, store, time, note);
     const add = (partial: Partial, changes: object = {}) => {
       const round = partial.contributors[0]?.round ?? "";
       return outbox.add(partial, record(round), ledger, { ...forwarding, ...changes });
@@ -153,6 +155,20 @@ describe("the outbox", () => {
     await again.outbox.remove(one);
     assert.deepEqual(await again.outbox.next(), { ...two, opened: true });
     assert.deepEqual(await disk.list("outbox"), ["0000000000000002.partial"]);
+  });
+
+  it("takes none that was there at the start for younger than that", async () => {
+    const { clock, store, add, open } = await bench();
+    clock.advance(60_000);
+    await add(partialOf("s.1", 7n));
+    await add(partialOf("s.2", -8n, { base: "mnist.7" }));
+    await store.close();
+    const again = await open(60_000);
+    assert.equal(again.outbox.oldestAgeMs(), 0);
+    clock.advance(8_000);
+    assert.equal(again.outbox.oldestAgeMs(), 8_000);
+    const sequences = again.outbox.entries().map(({ sequence }) => sequence);
+    assert.deepEqual(sequences, [1, 2]);
   });
 
   it("takes away a file that a crash left without its index entry", async () => {

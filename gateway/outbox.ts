@@ -97,7 +97,19 @@ export async function openOutbox(
 ): Promise<Outbox> {
   const files = await openOutboxFiles(disk);
   await adoptFormer(files, store, time, events);
-  let entries = await keepWhole(files, store, events);
+  const startMs = time.logicalMs();
+  const found = await keepWhole(files, store, events);
+  const newestFound = found.reduce((most, { sequence }) => Math.max(most, sequence), 0);
+  /** What the site's time lost with a kill must not make one that was there younger than this run. */
+  const sinceStart = (all: readonly OutboxRecord[]): OutboxRecord[] =>
+    inAge(
+      all.map((entry) =>
+        entry.sequence > newestFound || entry.sealedAtMs <= startMs
+          ? entry
+          : { ...entry, sealedAtMs: startMs },
+      ),
+    );
+  let entries = sinceStart(found);
   /** Entries that turned out not to merge: their contributors overlap. */
   const apart = new Set<number>();
   let queue: Promise<unknown> = Promise.resolve();
@@ -111,7 +123,7 @@ export async function openOutbox(
     const done = queue.then(async () => {
       if (doubtful) {
         const former = entries;
-        entries = inAge(await store.outbox());
+        entries = sinceStart(await store.outbox());
         doubtful = false;
         const left = new Set(entries.map(({ sequence }) => sequence));
         for (const { sequence } of former) if (!left.has(sequence)) await files.remove(sequence);
@@ -336,7 +348,7 @@ function reportDamage(events: GatewayEvents, sequence: number, rounds: readonly 
 }
 
 /** What the index says of a Partial. */
-function describe(partial: Partial) {
+export function describe(partial: Partial) {
   return {
     rounds: roundsOf(partial),
     base: partial.base,
