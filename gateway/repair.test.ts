@@ -420,6 +420,34 @@ describe("a damaged index", () => {
     assert.ok(expiry.sequence > 1_000_000);
   });
 
+  it("that has lost how a round ended does not cost its Partial", async () => {
+    const { reducer, dir, partial } = await stoppedWithPartial();
+    const index = join(dir, "index");
+    const [log = ""] = (await readdir(index)).filter((name) => name.endsWith(".log"));
+    const bytes = await readFile(join(index, log));
+    bytes.set([0xaa, 0x55], bytes.indexOf("entry!"));
+    await writeFile(join(index, log), bytes);
+    const whole = await readFile(partial);
+    await assert.rejects(stage.gateway(dir, reducer.address), { code: "index-corrupt" });
+    const { files } = await repairGateway({ dataDir: dir });
+    assert.deepEqual(
+      files.map(({ state, kind }) => [state, kind]),
+      [
+        ["adopted", "partial"],
+        ["whole", "partial"],
+      ],
+    );
+    assert.deepEqual(files[0]?.kept, [{ device: `${plan.round}/dev-a`, samples: 10 }]);
+    assert.deepEqual(await readFile(partial), whole);
+    const back = await stage.reducer(reducer.port);
+    await stage.gateway(dir, back.address);
+    await until("the Partial arrives", () => back.partials.length === 1);
+    assert.deepEqual(
+      back.partials[0]?.contributors.map(({ device }) => device),
+      ["dev-a"],
+    );
+  });
+
   it("that has forgotten an open round does not cost its journal", async () => {
     const { reducer, dir, file, path } = await stoppedMidRound();
     const journal = await readFile(path);

@@ -17,6 +17,7 @@ import {
   type JournalFindings,
 } from "./repair-journal.js";
 import { forgetLanded, found, mendMissing } from "./repair-missing.js";
+import { adoptPartials } from "./repair-outbox.js";
 import { examineState } from "./repair-state.js";
 import type { OutboxRecord, Store } from "./store.js";
 
@@ -29,8 +30,17 @@ export type FileFindings = {
    * is in it. `mended`: what can be read is in place of it. `set-aside`: nothing of it can be used.
    * `damaged` is one of these two that a dry run left as it is. `given-up`: the index knows of it
    * and it is gone, what it was for is over, on record; `missing` is the same in a dry run.
+   * `adopted`: the damaged index did not name it any more, and it is sent again.
    */
-  readonly state: "whole" | "torn" | "damaged" | "mended" | "set-aside" | "missing" | "given-up";
+  readonly state:
+    | "whole"
+    | "torn"
+    | "damaged"
+    | "mended"
+    | "set-aside"
+    | "missing"
+    | "given-up"
+    | "adopted";
   readonly bytes: number;
   /** Where no record can be read. */
   readonly gaps: readonly { readonly offset: number; readonly bytes: number }[];
@@ -88,6 +98,9 @@ export async function repairGateway(options: RepairOptions): Promise<RepairRepor
     const { findings, store } = await mendIndex(dataDir, dryRun, random);
     try {
       const files: FileFindings[] = [];
+      if (store !== undefined && findings.state === "mended") {
+        files.push(...(await adoptPartials(bench.disk, store, setAsidePartial(bench, store))));
+      }
       files.push(...(await mendStates(bench, store)));
       if (store !== undefined) {
         const setAsideOf = (round: string) => setAsideSiteRounds(bench, store, round);
@@ -299,6 +312,30 @@ async function mendPartials(bench: Bench, store: Store | undefined): Promise<Fil
     files.push({ ...facts, state: "set-aside", gaps, lost, aside });
   }
   return files;
+}
+
+/** Takes away what the index does not name and what is in no other Partial as a whole. */
+function setAsidePartial({ disk, dataDir }: Bench, store: Store) {
+  return async (
+    facts: Pick<FileFindings, "file" | "kind" | "bytes">,
+    contributors: readonly string[],
+  ): Promise<FileFindings> => {
+    const { file, bytes } = facts;
+    const aside = await keepAside(dataDir, file);
+    await disk.remove(file);
+    const message = `the index did not know ${file}`;
+    const rule = "index-damaged";
+    await store.noteExpiry({
+      rounds: [],
+      rule,
+      message,
+      contributors: [...contributors],
+      expiredAtMs: 0,
+    });
+    const lost = contributors.map((device) => ({ device, samples: null }));
+    const gaps = [{ offset: 0, bytes }];
+    return { ...NOTHING, ...facts, state: "set-aside", gaps, lost, aside };
+  };
 }
 
 function expire(

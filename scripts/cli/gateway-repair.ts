@@ -59,6 +59,12 @@ function describeFile(dataDir: string, found: FileFindings): string[] {
   const { file, state, kept, lost, unaccounted, gaps, aside } = found;
   const lines = [`${dataDir}/${file}  ${state}, ${bytes(found.bytes)}`];
   if (state === "whole") return lines;
+  if (state === "adopted") {
+    lines.push(
+      `  the index had lost it; it is sent again: ${named(kept.map(({ device }) => device))}`,
+    );
+    return lines;
+  }
   if (state === "missing" || state === "given-up") {
     lines[0] = `${dataDir}/${file}  gone, and the index knows of it`;
     if (state === "given-up") lines.push("  what it was for is over, on record");
