@@ -16,6 +16,7 @@ import { createDeviceRegistry } from "./devices.js";
 import { type Downstream, type DownstreamOptions, openDownstream } from "./downstream.js";
 import { createDrops } from "./drops.js";
 import type { GatewayEvents } from "./events.js";
+import { fullIdleOf } from "./idle.js";
 import { createInbound } from "./inbound.js";
 import { refuseDamagedIndex } from "./index-files.js";
 import { createIngest, type Ingest } from "./ingest.js";
@@ -421,6 +422,13 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       drops,
       events,
     });
+    const shownRounds = () =>
+      viewRounds({
+        progress: running.progress(),
+        atWork: (round) => downstream?.branches.atWork(round) ?? [],
+        ended: record.ended,
+        waiting: outbox.rounds(),
+      });
     const status = () =>
       viewStatus(
         {
@@ -435,13 +443,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           outbox,
           used: () => ({ usedBytes: usedBytes(), promisedBytes: rounds.promisedBytes }),
           roundTripMs: () => uplink?.roundTripMs,
-          rounds: () =>
-            viewRounds({
-              progress: running.progress(),
-              atWork: (round) => downstream?.branches.atWork(round) ?? [],
-              ended: record.ended,
-              waiting: outbox.rounds(),
-            }),
+          rounds: shownRounds,
           devices: () => devices.count,
           gatewaysBelow: () => downstream?.roll.names() ?? [],
           replies: () => replies.counts,
@@ -449,9 +451,13 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           classes: kept.classes,
           nextWindowMs: () => windows?.nextMs() ?? null,
           brokenAbove: () => ancestry.broken ?? null,
-          // One that has those below at work is not idle, whatever its own devices do.
           idle: () =>
-            running.progress().every(({ sealed }) => sealed) ? rounds.idle() : undefined,
+            fullIdleOf({
+              own: rounds.idle(),
+              rounds: shownRounds(),
+              known: [...outbox.rounds(), ...running.progress().map(({ round }) => round)],
+              attached: attached() && ancestry.whole,
+            }),
           bytesPerSecondMax: config.uplink.bytesPerSecond,
         },
         startedMs,

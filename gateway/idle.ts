@@ -6,7 +6,8 @@ import type { CycleState } from "./site-cycle.js";
  * it waits for the session's next. Of a site that is cut off from the cloud: `reconnecting`, it gives
  * the link a moment before it trains on; `absent`, none of the round's devices is here; `unanswered`,
  * nobody contributed to its last site round, and it asks again after a while; `allowance`, it ran all
- * site rounds that the plan allows without a link; `not-allowed`, the plan allows none.
+ * site rounds that the plan allows without a link; `not-allowed`, the plan allows none; `link`, the
+ * rounds that it knows of are over here, and the next one comes with the link.
  */
 export type Idle = {
   readonly why: (typeof idleReasons)[number];
@@ -22,6 +23,7 @@ export const idleReasons = [
   "unanswered",
   "allowance",
   "not-allowed",
+  "link",
 ] as const;
 
 /** The site rounds of a round. */
@@ -32,6 +34,8 @@ export type CycleStanding = {
   readonly empty: number;
 };
 
+export type EndedRound = Pick<Plan, "session" | "round" | "offlineSiteRounds">;
+
 export type IdleSources = {
   /** Whether some round asks devices here. */
   readonly asking: boolean;
@@ -39,7 +43,7 @@ export type IdleSources = {
   readonly attached: boolean;
   readonly cycles: readonly CycleStanding[];
   /** The training round that ended here last, for good. */
-  readonly ended: Pick<Plan, "round" | "offlineSiteRounds"> | undefined;
+  readonly ended: EndedRound | undefined;
 };
 
 /** Undefined while some devices are asked. */
@@ -57,4 +61,23 @@ export function idleOf({ asking, attached, cycles, ended }: IdleSources): Idle |
   const { round, offlineSiteRounds } = ended;
   if (attached) return { why: "next-round", round };
   return { why: offlineSiteRounds > 0 ? "allowance" : "not-allowed", round };
+}
+
+export type FullIdleSources = {
+  /** Of the devices here. */
+  readonly own: Idle | undefined;
+  /** As the status lists them. */
+  readonly rounds: readonly { readonly sealed: boolean; readonly atWork: readonly string[] }[];
+  /** All that are known of, the newest last. */
+  readonly known: readonly string[];
+  readonly attached: boolean;
+};
+
+/** Of the gateway with all that is below it: one that has others at work is not idle. */
+export function fullIdleOf({ own, rounds, known, attached }: FullIdleSources): Idle | undefined {
+  if (rounds.some(({ sealed, atWork }) => !sealed || atWork.length > 0)) return undefined;
+  const round = known.at(-1);
+  // Its own devices may never have been asked, or so long ago that only results tell of it.
+  if (own?.why !== "unasked" || round === undefined) return own;
+  return { why: attached ? "next-round" : "link", round };
 }

@@ -4,7 +4,8 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import { type Idle, idleOf } from "./idle.js";
+import { z } from "zod";
+import { type EndedRound, type Idle, idleOf } from "./idle.js";
 import type { RoundSource } from "./ingest.js";
 import { type LeafEnd, type LeafRound, openLeafRound } from "./leaf-round.js";
 import { limits } from "./limits.js";
@@ -49,6 +50,11 @@ export type RoundsOptions = RoundWorld & {
   readonly onPlanRefused: (round: string, refusal: Refusal) => void;
 };
 
+const ENDED = "ended";
+const endedSchema = z
+  .object({ session: z.string(), round: z.string(), offlineSiteRounds: z.number() })
+  .nullable();
+
 /** Opens the rounds that were open when the gateway last ran. */
 export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   const { disk, store, outbox, models, link, events, clock, time } = options;
@@ -60,7 +66,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   const sealed = createSealedRounds(await store.sealed());
   /** Rounds from before the start that could not be read: they stay for the next one. */
   const unread = new Set<string>();
-  let ended: Plan | undefined;
+  let ended = (await store.readNote(ENDED, endedSchema)) ?? undefined;
   let control: Promise<void> = Promise.resolve();
 
   function inOrder(task: () => Promise<void> | void): void {
@@ -235,8 +241,14 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
 
   function end(plan: Plan): void {
     open.delete(plan.round);
-    if (plan.task === "train") ended = plan;
+    if (plan.task === "train") noteEnded(plan);
     openWaiting(plan.session);
+  }
+
+  /** For the status alone: a restart may lose it. */
+  function noteEnded(plan: EndedRound | undefined): void {
+    ended = plan && endedOf(plan);
+    store.putNote(ENDED, ended ?? null, { sync: false }).catch(() => {});
   }
 
   function openWaiting(session: string): void {
@@ -325,7 +337,7 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
         for (const { plan, cycle } of [...open.values()]) {
           if (plan.session === session) cycle?.over();
         }
-        if (ended?.session === session) ended = undefined;
+        if (ended?.session === session) noteEnded(undefined);
       });
     },
     attached() {
@@ -391,6 +403,12 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
     close,
   };
 }
+
+const endedOf = ({ session, round, offlineSiteRounds }: EndedRound): EndedRound => ({
+  session,
+  round,
+  offlineSiteRounds,
+});
 
 function total<T>(all: readonly T[], bytesOf: (one: T) => number): number {
   return all.reduce((sum, one) => sum + bytesOf(one), 0);

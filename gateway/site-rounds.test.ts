@@ -306,7 +306,7 @@ describe("site rounds without an uplink", () => {
   });
 
   it("stop at the plan's allowance, and the Partial waits", async () => {
-    const { reducer, gateway, devices } = await site(["dev-a"], { absentGraceMs: 20 });
+    const { reducer, dir, gateway, devices } = await site(["dev-a"], { absentGraceMs: 20 });
     const [a] = devices as [TestDevice];
     reducer.openRound(sitePlanOf({ siteRounds: 1, offlineSiteRounds: 2 }), ["dev-a"]);
     await cached(gateway);
@@ -318,6 +318,9 @@ describe("site rounds without an uplink", () => {
     await until("it is composed", () => told(gateway, "site-rounds-composed").length === 1);
     assert.equal(a.got("offer").length, 3);
     assert.deepEqual(gateway.status().idle, { why: "allowance", round: "mnist.1" });
+    await gateway.close();
+    const again = await stage.gateway(dir, reducer.address);
+    assert.deepEqual(again.status().idle, { why: "allowance", round: "mnist.1" });
     const back = await stage.reducer(reducer.port);
     await until("the Partial arrives", () => back.partials.length === 1);
     assertIs(back.partials[0], oracle([given, given, given]));

@@ -96,5 +96,14 @@ describe("the rounds of a status", () => {
     reducer.openRound(samplePlan(), ["a"]);
     await device.next("offer");
     assert.equal(region.status().idle, null);
+    await reducer.close();
+    const lost = () => leaf.status().link.brokenAbove !== null;
+    await until("the leaf hears that it is cut off", lost);
+    const update = sampleUpdate(samplePlan(), "a", 2, { gateway: "g1" });
+    await device.upload(update);
+    await device.next("receipt");
+    await until("the result waits", () => region.status().waiting.partials === 1);
+    await until("the leaf is done", () => region.status().idle !== null);
+    assert.deepEqual(region.status().idle, { why: "link", round: samplePlan().round });
   });
 });

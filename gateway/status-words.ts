@@ -65,5 +65,7 @@ export function idleWords({ why, round }: Idle): string {
       return `has run all site rounds of ${round} that its plan allows without a link`;
     case "not-allowed":
       return `the plan of ${round} allows no site rounds without a link`;
+    case "link":
+      return `waits for the link: no round after ${round} has come`;
   }
 }
