@@ -11,6 +11,7 @@ import { admitPartial, type Counted } from "./admission.js";
 import { type HeldPartial, heldFrom } from "./held-partial.js";
 import { hasRoom, type LatePartials } from "./late-partials.js";
 import type { LiveRound, Others } from "./live-round.js";
+import { checkSite } from "./partial-site.js";
 import type { RoundStep } from "./round.js";
 import { contributionKeyOf, type Ending, partialRows } from "./round-end.js";
 import { readPlan } from "./round-plan.js";
@@ -91,6 +92,8 @@ export async function takePartial(
     live,
   );
   if (!others.ok) return others;
+  const sited = checkSite([live.row, ...others.rows], world.devices.siteOf, held);
+  if (!sited.ok) return sited;
   const admitted = live.admit(announcement, partial, others, world.clock.monotonicMs());
   if (!admitted.ok) return admitted;
   await live.keep(held, bytes);
@@ -139,9 +142,11 @@ async function takeLate(
   if (known === undefined) return refuse("unknown-round", `no round ${round}`);
   const others = await otherRounds(reception, announcement, partial, roundsOf(partial));
   if (!others.ok) return others;
-  const { rosters, counted } = others;
+  const { rosters, counted, rows: named } = others;
   const admitted = admitPartial(readPlan(known.plan), rosters, counted, partial);
   if (!admitted.ok) return admitted;
+  const sited = checkSite(named, world.devices.siteOf, held);
+  if (!sited.ok) return sited;
   const ending = lateEnding(reception, known);
   const kept = ending.fate.outcome === "kept";
   if (kept) {
@@ -198,9 +203,10 @@ async function otherRounds(
   partial: Sum,
   rounds: readonly string[],
   of?: LiveRound,
-): Promise<Verdict<Others>> {
+): Promise<Verdict<Others & { readonly rows: readonly OpenRound[] }>> {
   const { store } = world;
   const rosters = new Map<string, ReadonlySet<string>>();
+  const rows = new Map<string, OpenRound>();
   let task = of?.row.task;
   for (const id of rounds) {
     const row = await store.wholeRound(cloudRound(id));
@@ -215,12 +221,13 @@ async function otherRounds(
     if (task !== undefined && task !== row.task)
       return refuse("partial-malformed", "contributions to training and to evaluation");
     task = row.task;
+    rows.set(row.id, row);
     const { [identity.gateway]: own = [] } = row.rosters;
     rosters.set(id, new Set(row.state === "open" ? own : Object.values(row.rosters).flat()));
   }
   const counted = new Map<string, Counted>();
-  if (rounds.length === 0 && (of?.plan.offlineSiteRounds ?? 0) === 0)
-    return { ok: true, rosters, counted };
+  const found = { ok: true, rosters, counted, rows: [...rows.values()] } as const;
+  if (rounds.length === 0 && (of?.plan.offlineSiteRounds ?? 0) === 0) return found;
   const known = await store.knownContributions(
     session,
     partial.contributors.map(contributionKeyOf),
@@ -233,7 +240,7 @@ async function otherRounds(
   // An open round's journal holds contributions to earlier rounds, too, which are not in the store yet.
   for (const open of [live, left])
     for (const [key, contribution] of open?.counted ?? []) counted.set(key, contribution);
-  return { ok: true, rosters, counted };
+  return found;
 }
 
 function reportExpired({ world, session }: Reception, held: HeldPartial, rule: string) {

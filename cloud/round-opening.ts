@@ -22,6 +22,7 @@ export async function planRound(
   const made = makePlan(params, number, task, base);
   if (!made.ok) throw new TributaryError("config-invalid", `${made.code}: ${made.message}`);
   const rosters: Record<string, string[]> = {};
+  const siteRosters: Record<string, string[]> = {};
   const incarnations: Record<string, string> = {};
   for (const gateway of gateways.attachedIds()) {
     const roster = devices.connectedAt(gateway).slice(0, wireLimits.roster);
@@ -29,6 +30,14 @@ export async function planRound(
     if (roster.length === 0 || incarnation === undefined) continue;
     rosters[gateway] = roster;
     incarnations[gateway] = incarnation;
+    if (!made.plan.perSite) continue;
+    for (const device of roster) {
+      const site = devices.siteOf(device);
+      if (site === undefined) continue;
+      const there = siteRosters[site] ?? [];
+      there.push(device);
+      siteRosters[site] = there;
+    }
   }
   return {
     id: made.plan.round,
@@ -50,6 +59,7 @@ export async function planRound(
     closedAtMs: null,
     plan: made.bytes,
     rosters,
+    siteRosters,
     incarnations,
   };
 }

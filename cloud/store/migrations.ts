@@ -241,6 +241,7 @@ const migrations: readonly (readonly string[])[] = [
       at_ms bigint NOT NULL,
       PRIMARY KEY (kind, name))`,
   ],
+  ["ALTER TABLE rounds ADD COLUMN site_rosters jsonb NOT NULL DEFAULT '{}'"],
 ];
 
 /** The schema that this build writes. */

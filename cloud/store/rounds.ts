@@ -10,7 +10,7 @@ import { columnsOf, fromRow, insertRows } from "./tables.js";
 
 const allColumns = columnsOf("rounds");
 /** Without what only a restart needs, and which is large. */
-const columns = columnsOf("rounds", ["plan", "rosters", "incarnations"]);
+const columns = columnsOf("rounds", ["plan", "rosters", "siteRosters", "incarnations"]);
 
 type RoundQueries = Pick<
   Store,

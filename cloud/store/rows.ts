@@ -66,6 +66,8 @@ export type OpenRound = RoundRow & {
   readonly plan: Uint8Array;
   /** Devices assigned to each gateway. */
   readonly rosters: Readonly<Record<string, readonly string[]>>;
+  /** The same devices by the site that each was at; nothing where sites are merged on their way. */
+  readonly siteRosters: Readonly<Record<string, readonly string[]>>;
   /** The incarnation of each gateway that it opened with. */
   readonly incarnations: Readonly<Record<string, string>>;
 };

@@ -71,7 +71,7 @@ export function storeContract(driver: string, makePlace: () => Promise<Place>): 
       await store.openRound(round);
       assert.equal((await store.session("beta"))?.nextRound, 2);
       assert.deepEqual(await store.openRounds("beta"), [round]);
-      const { plan: _plan, rosters: _rosters, incarnations: _incarnations, ...row } = round;
+      const { plan: _p, rosters: _r, siteRosters: _s, incarnations: _i, ...row } = round;
       assert.deepEqual(await store.round("beta.1"), row);
       const end = roundEnd("beta", 1, ["d1", "d2"]);
       assert.equal(await store.endRound(end), true);

@@ -45,6 +45,7 @@ export const tables = {
     closedAtMs: bigint,
     plan: bytea,
     rosters: jsonb,
+    siteRosters: jsonb,
     incarnations: jsonb,
   },
   models: {

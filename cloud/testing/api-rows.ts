@@ -42,6 +42,7 @@ export async function seed(store: Store): Promise<void> {
       closedAtMs: null,
       plan: new Uint8Array(3),
       rosters: { g1: ["d1", "d2", "d3"] },
+      siteRosters: {},
       incarnations: { g1: "i1" },
     });
     const devices = ["d3", "d1", "d2"];

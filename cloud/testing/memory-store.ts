@@ -362,6 +362,7 @@ function partialKey({ gateway, incarnation, sequence }: PartialIdentity): string
 function withoutPlan({
   plan: _plan,
   rosters: _rosters,
+  siteRosters: _siteRosters,
   incarnations: _incarnations,
   ...row
 }: OpenRound): RoundRow {

@@ -83,6 +83,7 @@ export const openRound = (session: string, number: number): OpenRound => ({
   closedAtMs: null,
   plan: Uint8Array.of(0, 1, 255, 92, 120, 0),
   rosters: { g1: ["d1", "d2"], g2: ["d3"] },
+  siteRosters: { s1: ["d1"], s2: ["d2", "d3"] },
   incarnations: { g1: "i1", g2: "i7" },
 });
 

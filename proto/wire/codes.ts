@@ -55,6 +55,10 @@ export const codes = {
     retryable: false,
     means: "a contributor that the round did not assign to this gateway",
   },
+  "site-mismatch": {
+    retryable: false,
+    means: "a Partial of another site than one of its contributors",
+  },
   overlap: { retryable: false, means: "two Partials name the same contributor" },
   "base-mismatch": {
     retryable: false,
