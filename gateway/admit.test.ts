@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
-import { admitBegin, type RoundFacts, refuseChunk } from "./admit.js";
+import { admitBegin, type RoundFacts, refuseChunk, type StorageFacts } from "./admit.js";
 import { samplePlan, sampleUpdate } from "./testing/sample.js";
 
 const plan = samplePlan();
 const { begin, payload } = sampleUpdate(plan, "dev-a", 3);
-const ample = { fits: () => true };
+const ample: StorageFacts = { fits: () => true, state: "ok" };
 
 function facts(changes: Partial<RoundFacts> = {}): RoundFacts {
   return {
@@ -53,10 +53,22 @@ describe("admission of a header", () => {
       ["bad-sample-count", judge({ samples: Number.POSITIVE_INFINITY })],
       ["total-overflow", judge({}, facts({ weightBeside: () => plan.totalMax - 9 }))],
       ["conflict", judge({}, facts({ contributed: () => "0".repeat(64) }))],
-      ["storage-full", judge({}, facts(), { fits: () => false })],
+      ["storage-full", judge({}, facts(), { fits: () => false, state: "budget" })],
       ["out-of-range", judge({ saturated: 1 }, facts({ plan: { ...plan, saturate: false } }))],
     ];
     for (const [code, verdict] of cases) assert.equal(codeOf(verdict), code);
+  });
+
+  it("says which it is that has no room", () => {
+    for (const [state, words] of [
+      ["budget", /budget is used up/],
+      ["full", /disk is full/],
+      ["read-only", /cannot be written/],
+      ["failed", /disk fails/],
+    ] as const) {
+      const verdict = judge({}, facts(), { fits: () => false, state });
+      assert.match(verdict.ok ? "" : verdict.message, words);
+    }
   });
 
   it("takes the last sample that fits the total", () => {

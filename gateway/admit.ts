@@ -19,8 +19,16 @@ export type RoundFacts = {
   weightBeside(device: string): number;
 };
 
+/**
+ * Why no more results are taken. `budget`: their share of the budget is used up. `full`: the disk is
+ * down to its reserve, or a write found no space. `read-only`, `failed`: so a write said.
+ */
+export type StorageState = "ok" | "budget" | "full" | "read-only" | "failed";
+
 /** What admission needs to know of the disk. */
 export type StorageFacts = {
+  /** As the last answer of `fits` left it. */
+  readonly state: StorageState;
   /** Whether an update of so many bytes still fits the budget and leaves the reserve free. */
   fits(bytes: number): boolean;
 };
@@ -60,9 +68,24 @@ export function admitBegin(
   const weighed = admitWeight(begin.samples, round.plan, round.weightBeside(device));
   if (!weighed.ok) return weighed;
   if (!storage.fits(begin.bytes)) {
-    return refuse("storage-full", "the gateway's disk budget is used up; hold the update");
+    return refuse("storage-full", `${noRoom(storage)}; hold the update`);
   }
   return { ok: true, next: "upload" };
+}
+
+/** Why there is no room, in words for whoever is to hold what it has. */
+export function noRoom({ state }: Pick<StorageFacts, "state">): string {
+  switch (state) {
+    case "full":
+      return "the gateway's disk is full";
+    case "read-only":
+      return "the gateway's disk cannot be written";
+    case "failed":
+      return "the gateway's disk fails";
+    case "ok":
+    case "budget":
+      return "the gateway's disk budget is used up";
+  }
 }
 
 function sealedAlready({ round }: Begin): BeginVerdict {

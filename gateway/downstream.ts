@@ -50,7 +50,7 @@ export type DownstreamOptions = {
   readonly disk: Disk;
   readonly store: Store;
   readonly outbox: Outbox;
-  readonly storage: Pick<Storage, "fits">;
+  readonly storage: Pick<Storage, "fits" | "state">;
   readonly models: Models;
   readonly publications: Pick<Publications, "list" | "recover">;
   readonly rounds: OwnRounds;

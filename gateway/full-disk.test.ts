@@ -77,7 +77,9 @@ describe("a disk that is full to the last byte", () => {
       );
       const late = sampleUpdate(plan, "dev-b", 5);
       await b.say("begin", late.begin);
-      assert.equal((await b.next("refusal")).code, "storage-full");
+      const refusal = await b.next("refusal");
+      assert.equal(refusal.code, "storage-full");
+      assert.match(refusal.message, /the gateway's disk is full/);
       await first.kill();
 
       const second = await stage.process(disk.dir, reducer.address, settings);

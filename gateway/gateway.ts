@@ -441,6 +441,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           record,
           rate: filling,
           outbox,
+          sentBytes: () => shipping.sentBytes,
           used: () => ({ usedBytes: usedBytes(), promisedBytes: rounds.promisedBytes }),
           roundTripMs: () => uplink?.roundTripMs,
           rounds: shownRounds,

@@ -53,7 +53,7 @@ function bench(
     uploadSlots: changes.slots ?? 2,
     uploadIdleMs: 1_000,
     retryAfterMs: 50,
-    storage: { fits: () => true },
+    storage: { fits: () => true, state: "ok" },
     replies,
     clock,
     rounds: {

@@ -12,6 +12,7 @@ import type { Announcement, Destination, PartialReceipt } from "@tributary/proto
 import { cloudRound, splitNumberedId } from "@tributary/proto/wire/ids.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { noRoom } from "./admit.js";
 import type { Branches, BranchView } from "./branches.js";
 import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
@@ -23,7 +24,7 @@ export type IntakeOptions = {
   readonly store: Pick<Store, "received" | "putTakings">;
   readonly outbox: Pick<Outbox, "receive">;
   readonly branches: Pick<Branches, "view" | "received" | "refused">;
-  readonly storage: Pick<Storage, "fits">;
+  readonly storage: Pick<Storage, "fits" | "state">;
   /** Something may be shipped. */
   readonly onKept: () => void;
   readonly events: GatewayEvents;
@@ -53,7 +54,7 @@ export function createIntake(options: IntakeOptions): Destination {
     const parts = partsOf(partial);
     const admitted = judge(branches, identity, partial, parts);
     if (!admitted.ok) return admitted;
-    if (!options.storage.fits(bytes)) return refuse("storage-full", "the outbox is full");
+    if (!options.storage.fits(bytes)) return refuse("storage-full", noRoom(options.storage));
     // First who brings what, then the Partial: noted alone it would only come again.
     const noted: TakingRecord[] = [];
     for (const { round, stretch, contributors } of parts) {

@@ -107,6 +107,25 @@ describe("shipping", () => {
     assert.deepEqual(calls, ["open 1", "send 1 from 40", "open 2"]);
   });
 
+  it("says how much of what it sends is upstream already", async () => {
+    const { entries, events, clock, shipping } = bench([
+      held(40),
+      new Error("cut"),
+      held(40),
+      receipt(record(1)),
+      receipt(record(2)),
+    ]);
+    assert.equal(shipping.sentBytes, 0);
+    shipping.kick();
+    await until("it is delayed", () => delayed(events).length === 1);
+    // What was on its way may be lost.
+    assert.equal(shipping.sentBytes, 40);
+    clock.advance(100);
+    await until("both are gone", () => entries.length === 0);
+    await shipping.close();
+    assert.equal(shipping.sentBytes, 0);
+  });
+
   it("keeps the entry through a failure and goes on after a wait", async () => {
     const { entries, calls, events, clock, shipping } = bench([
       held(0),

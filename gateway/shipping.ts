@@ -13,6 +13,8 @@ import type { Upstream } from "./upstream.js";
 export type Shipping = {
   /** The link is up, or there is something new: go on, without waiting for a backoff. */
   kick(): void;
+  /** What of the entry that is being sent is upstream already, as far as is known. */
+  readonly sentBytes: number;
   /** Resolves when nothing is under way any more. */
   close(): Promise<void>;
 };
@@ -37,6 +39,9 @@ export function createShipping(options: ShippingOptions): Shipping {
   let failures = 0;
   let again = false;
   let closed = false;
+  /** Of the entry that is begun: what the upstream said it holds, and with what was sent since. */
+  let heldBytes = 0;
+  let sentBytes = 0;
 
   /** Whether the entry has been answered for good and is gone from the outbox. */
   async function deliver(entry: OutboxRecord): Promise<boolean> {
@@ -51,6 +56,7 @@ export function createShipping(options: ShippingOptions): Shipping {
     if (await settle(entry, opened)) return true;
     const offset = Number(opened.receivedBytes);
     if (offset > bytes) throw new Error(`the upstream holds ${offset} bytes of ${bytes}`);
+    heldBytes = sentBytes = offset;
     const sent = await upstream.sendPartial(id, offset, paced(outbox.read(entry, offset)));
     return settle(entry, sent);
   }
@@ -63,6 +69,7 @@ export function createShipping(options: ShippingOptions): Shipping {
         await rate.take(piece.length);
         if (closed || !attached()) throw new Error("the uplink is away");
         yield piece;
+        sentBytes += piece.length;
         at += piece.length;
       }
     }
@@ -92,9 +99,11 @@ export function createShipping(options: ShippingOptions): Shipping {
         entry = await outbox.next();
         if (entry === undefined) return;
         if (!(await deliver(entry))) throw new Error("the upstream asks for more bytes");
+        heldBytes = sentBytes = 0;
         failures = 0;
       } catch (cause) {
         if (closed) return;
+        sentBytes = heldBytes;
         await delay(entry, cause);
         return;
       }
@@ -132,6 +141,9 @@ export function createShipping(options: ShippingOptions): Shipping {
 
   return {
     kick,
+    get sentBytes() {
+      return sentBytes;
+    },
     async close() {
       closed = true;
       retry?.cancel();

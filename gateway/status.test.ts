@@ -8,6 +8,7 @@ import { configSchema } from "./config.js";
 import type { GatewayEvent } from "./events.js";
 import { limits } from "./limits.js";
 import { renderPage } from "./page.js";
+import { viewStatus } from "./status.js";
 import { openFillRate } from "./status-rate.js";
 import { createStatusRecord } from "./status-record.js";
 import { openStatusPage } from "./status-server.js";
@@ -330,6 +331,54 @@ describe("how fast the buffer fills", () => {
     clock.advance(12 * HOUR);
     assert.equal(second.view().bytesPerHour, 0);
     await second.close();
+  });
+});
+
+describe("the time to send what waits", () => {
+  it("leaves out what of it is upstream already", () => {
+    const clock = createManualClock(0);
+    const nowMs = () => 0;
+    const drainOf = (sent: number) =>
+      viewStatus(
+        {
+          config: {
+            gateway: "gw-1",
+            site: "plant",
+            upstream: "cloud:1",
+            budgetBytes: 1_000,
+            reserveDiskBytes: 0,
+          },
+          incarnation: "inc",
+          softwareVersion: "0.0.0",
+          clock,
+          time: {
+            logicalMs: nowMs,
+            nowMs,
+            floorMs: nowMs,
+            upstreamMs: () => undefined,
+            hear() {},
+            close: async () => {},
+            trusted: true,
+            offsetMs: 0,
+          },
+          record: createStatusRecord(clock),
+          rate: { view: () => ({ measuredMs: 0, bytesPerHour: undefined }) },
+          outbox: { count: 1, bytes: 800, oldestAgeMs: () => 0 },
+          sentBytes: () => sent,
+          used: () => ({ usedBytes: 800, promisedBytes: 0 }),
+          roundTripMs: () => undefined,
+          bytesPerSecondMax: 100,
+          rounds: () => [],
+          devices: () => 0,
+          gatewaysBelow: () => [],
+          replies: () => ({ refusals: new Map(), duplicates: 0 }),
+          freeBytes: () => 0,
+        },
+        0,
+      );
+    assert.deepEqual([drainOf(0).drain.ms, drainOf(0).waiting.bytes], [8_000, 800]);
+    assert.deepEqual([drainOf(600).drain.ms, drainOf(600).waiting.bytes], [2_000, 800]);
+    assert.equal(drainOf(900).drain.ms, 0);
   });
 });
 

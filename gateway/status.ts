@@ -18,6 +18,8 @@ export type StatusSources = {
   readonly record: StatusRecord;
   readonly rate: Pick<FillRate, "view">;
   readonly outbox: { readonly count: number; readonly bytes: number; oldestAgeMs(): number };
+  /** What of those bytes is upstream already. */
+  readonly sentBytes?: () => number;
   /** What the budget counts as used, and as promised to open rounds, in bytes. */
   readonly used: () => { readonly usedBytes: number; readonly promisedBytes: number };
   /** Where there are classes with budgets of their own. */
@@ -70,7 +72,7 @@ export function viewStatus(sources: StatusSources, startedMs: number): StatusVie
     },
     budget: { bytes: budgetBytes, usedBytes, promisedBytes },
     rate: viewRate(sources, budgetBytes - usedBytes - promisedBytes),
-    drain: viewDrain(sources, waitingBytes),
+    drain: viewDrain(sources, Math.max(0, waitingBytes - (sources.sentBytes?.() ?? 0))),
     rounds: sources.rounds(),
     idle: sources.idle?.() ?? null,
     devices: sources.devices(),

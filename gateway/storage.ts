@@ -1,7 +1,7 @@
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
-import type { StorageFacts } from "./admit.js";
+import type { StorageFacts, StorageState } from "./admit.js";
 import type { Ballast } from "./ballast.js";
 import type { BufferBudgets, BufferClass } from "./budgets.js";
 import type { GatewayEvents } from "./events.js";
@@ -9,12 +9,6 @@ import { limits } from "./limits.js";
 import type { Outbox } from "./outbox.js";
 import type { Store } from "./store.js";
 import type { Telemetry } from "./telemetry.js";
-
-/**
- * Why no more results are taken. `budget`: their share of the budget is used up. `full`: the disk is
- * down to its reserve, or a write found no space. `read-only`, `failed`: so a write said.
- */
-export type StorageState = "ok" | "budget" | "full" | "read-only" | "failed";
 
 /** What a class of the buffer takes up, and what it had to give up for room, in entries. */
 export type ClassUse = {
@@ -35,7 +29,6 @@ export type StorageUse = {
 export type Storage = StorageFacts & {
   /** Free space of the disk at the last reading, in bytes. */
   readonly freeBytes: number;
-  readonly state: StorageState;
   classes(): ClassUse[];
   /** Reads the free space anew when the last reading is too old. Never rejects. */
   refresh(): Promise<void>;
