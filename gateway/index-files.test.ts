@@ -145,6 +145,21 @@ describe("the index's files", () => {
     }
   });
 
+  it("name a table of which a part belongs to no block", async () => {
+    const dir = await copied();
+    const file = await named(/\.ldb$/);
+    const bytes = await readFile(join(dir, file));
+    // The footer names the block of the index twice, and what lies before it no more.
+    const footer = bytes.subarray(bytes.length - 48);
+    const ends = [...footer.keys()].filter((at) => (footer[at] as number) < 0x80);
+    const [, metaEnd = 0, , indexEnd = 0] = ends;
+    const handle = Buffer.from(footer.subarray(metaEnd + 1, indexEnd + 1));
+    footer.fill(0, 0, 40);
+    footer.set([...handle, ...handle]);
+    await writeFile(join(dir, file), bytes);
+    assert.equal(await holds(dir, file, bytes.length - 48), "named");
+  });
+
   it("name damage anywhere in the MANIFEST and in CURRENT", async () => {
     for (const pattern of [/^MANIFEST/, /^CURRENT/]) {
       for (const change of [flip, overwrite]) await damageEach(pattern, 1, change);
