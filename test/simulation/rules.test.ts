@@ -35,7 +35,7 @@ const after = { ...well, was: "late", ends: undefined, made: false } as const;
 const cases: Readonly<Record<string, readonly [Moment, ...Partial<Moment>[]]>> = {
   "max-staleness": [{ ...kept, age: 3 }, { age: 2 }, { age: undefined }, { aggregation: memory }],
   "site-memory-age": [{ ...kept, aggregation: memory, age: 6 }, { age: 5 }, { aggregation: sync }],
-  "off-trail": [{ ...kept, age: undefined }, { age: 9 }],
+  "off-trail": [{ ...kept, age: undefined }, { age: 9 }, { task: "evaluate" }],
   superseded: [
     { ...kept, aggregation: memory, isSuperseded: true },
     { isSuperseded: false },

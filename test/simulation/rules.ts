@@ -60,7 +60,7 @@ const isOld = ({ aggregation, age }: Moment) => age !== undefined && age > ageMo
 const rules: Readonly<Record<string, (moment: Moment) => boolean>> = {
   "max-staleness": (moment) => moment.aggregation.kind !== "site-memory" && isOld(moment),
   "site-memory-age": (moment) => moment.aggregation.kind === "site-memory" && isOld(moment),
-  "off-trail": ({ age }) => age === undefined,
+  "off-trail": ({ task, age }) => task === "train" && age === undefined,
   superseded: ({ aggregation, made, isSuperseded }) =>
     aggregation.kind === "site-memory" && made && isSuperseded,
   "session-ended": (moment) => {
