@@ -99,6 +99,16 @@ export type CloudEvent =
     }
   | {
       level: "error";
+      name: "kept-partial-damaged";
+      session: string;
+      partial: string;
+      site: string;
+      applied: boolean;
+      contributors: number;
+      rule: string;
+    }
+  | {
+      level: "error";
       name: "journal-damaged";
       session: string;
       round: string;

@@ -76,12 +76,23 @@ test("a write that failed to answer, and came through all the same, is not forgo
 test("a kept file that is missing or damaged is a failure, by name", async () => {
   for (const bytes of [undefined, Buffer.from("rot")]) {
     const { store, disk, record } = world();
-    await record(partialOf(1));
+    const [gone, whole] = [partialOf(1), partialOf(2)];
+    for (const each of [gone, whole]) await record(each);
+    await disk.writeFileAtomic(`${LATE_FOLDER}/s.g.i.2.partial`, [whole.bytes]);
     const path = `${LATE_FOLDER}/s.g.i.1.partial`;
     if (bytes !== undefined) await disk.writeFileAtomic(path, [bytes]);
-    await assert.rejects(openLatePartials(disk, store, "s"), (error: unknown) => {
+    const late = await openLatePartials(disk, store, "s");
+    assert.deepEqual(late.list(), [{ ...whole.held, applied: false }]);
+    await assert.rejects(late.renew(), (error: unknown) => {
       assert.ok(error instanceof TributaryError && error.message.includes(path));
       return true;
     });
+    assert.deepEqual(
+      (await late.examine()).map((each) => each.path),
+      [path],
+    );
+    await disk.writeFileAtomic(path, [gone.bytes]);
+    await late.renew();
+    assert.deepEqual(late.list().length, 2);
   }
 });

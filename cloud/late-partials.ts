@@ -6,6 +6,7 @@ import { identityText } from "@tributary/proto/tier/identity.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { type HeldPartial, heldFrom } from "./held-partial.js";
 import { limits } from "./limits.js";
+import type { PartialRow } from "./store/rows.js";
 import type { Store } from "./store/store.js";
 
 /** A Partial whose file is kept for models to come. */
@@ -31,10 +32,22 @@ export type LatePartials = {
   /** The store may say otherwise: a write failed that may have come through all the same. */
   doubt(): void;
   trust(): void;
-  /** Reads the store's rows again, if they are in doubt. */
+  /**
+   * Reads the store's rows again, if they are in doubt or a file could not be read. A file that is missing
+   * or damaged is a failure.
+   */
   renew(): Promise<void>;
+  /** Reads every file again; the list holds those that are whole. Gives the others. */
+  examine(): Promise<readonly DamagedPartial[]>;
   /** Takes over what the store now says: `retained` replaces the list, and other files go. */
   adopt(retained: readonly LatePartial[]): Promise<void>;
+};
+
+/** A Partial that the store says is retained, and whose file is missing or cannot be read. */
+export type DamagedPartial = {
+  readonly path: string;
+  readonly row: PartialRow;
+  readonly failure: unknown;
 };
 
 /** Whether a session may keep these beside what it keeps already. */
@@ -62,7 +75,7 @@ function fileName(session: string, identity: string): string {
   return `${session}.${identity}.partial`;
 }
 
-/** Opens what the store says is retained. A file that is missing or damaged is a failure. */
+/** Opens what the store says is retained. A file that is missing or damaged fails the first `renew`. */
 export async function openLatePartials(
   disk: Disk,
   store: Store,
@@ -78,6 +91,7 @@ export async function openLatePartials(
   };
   const load = async (): Promise<readonly LatePartial[]> => {
     const loaded: LatePartial[] = [];
+    damaged = [];
     for (const row of await store.retainedPartials(session)) {
       const { gateway, incarnation, sequence, digest, site, receivedAtMs } = row;
       const identity = { gateway, incarnation, sequence };
@@ -87,13 +101,19 @@ export async function openLatePartials(
         loaded.push({ ...known, applied });
         continue;
       }
-      const [sum, totalBytes] = await read(identityText(identity), digest);
+      const whole = await read(identityText(identity), digest).catch((failure: unknown) => {
+        const path = pathOf(session, identityText(identity));
+        damaged = [...damaged, { path, row, failure }];
+      });
+      if (whole === undefined) continue;
+      const [sum, totalBytes] = whole;
       const of = { identity, digest, totalBytes };
       loaded.push({ ...heldFrom(of, sum, receivedAtMs), site, applied });
     }
     return loaded;
   };
   let held: readonly LatePartial[] = [];
+  let damaged: readonly DamagedPartial[] = [];
   let doubtful = false;
   held = await load();
   return {
@@ -110,9 +130,16 @@ export async function openLatePartials(
       doubtful = false;
     },
     async renew() {
-      if (!doubtful) return;
+      if (!doubtful && damaged.length === 0) return;
       held = await load();
+      const [first] = damaged;
+      if (first !== undefined) throw first.failure;
       doubtful = false;
+    },
+    async examine() {
+      held = [];
+      held = await load();
+      return damaged;
     },
     async adopt(retained) {
       const kept = new Set(retained.map(({ identity }) => identityText(identity)));

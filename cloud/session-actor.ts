@@ -3,6 +3,7 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { refuse } from "@tributary/proto/wire/verdict.js";
 import type { SessionActor } from "./actor.js";
 import { createDiskWait } from "./disk-wait.js";
+import { mendLate } from "./late-damage.js";
 import { hasRoom, type LatePartials } from "./late-partials.js";
 import { limits } from "./limits.js";
 import { modelPublished, roundOpened, sessionOver } from "./links.js";
@@ -283,8 +284,10 @@ export function createSessionActor(
       if (next !== "delivered") await live.keepStanding(gateway, next).catch(() => undefined);
       await follow(live.step({ kind: next, gateway, nowMs: clock.monotonicMs() }));
     });
+  const mend = () =>
+    mendLate(finishing, (settled) => store.saveProgress(session, progress, updatedAtMs, settled));
   const begin = async (): Promise<void> => {
-    await surely(() => late.renew());
+    await mend();
     const [opened] = live === undefined ? await store.openRounds(session) : [];
     if (opened === undefined) {
       await advance({ kind: "resume" });
@@ -301,9 +304,8 @@ export function createSessionActor(
   };
   const stop = async (): Promise<void> => {
     const [opened] = machine.phase.kind === "failed" ? await store.openRounds(session) : [];
-    if (opened === undefined) return advance({ kind: "stop" });
-    await surely(() => late.renew());
-    return putDown(opened, "stop");
+    if (machine.phase.kind === "failed") await mend();
+    return opened === undefined ? advance({ kind: "stop" }) : putDown(opened, "stop");
   };
 
   return {
