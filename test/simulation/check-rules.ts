@@ -125,7 +125,9 @@ function* ended(book: Book, end: RoundEnd): Generator<string> {
   }
   const overflow = overflowOf(received, session.totalMax, buffers(book, round.task));
   const within = received.filter(({ partial }) => !overflow.has(nameOf(partial)));
-  const quorum = quorumOf(round.number, session.siteQuorum, within, book.sitesOfDevice);
+  // An evaluation is merged on its way under site memory, too, and on record as of one site.
+  const named = session.aggregation.kind !== "site-memory" || round.task === "train";
+  const quorum = quorumOf(round.number, session.siteQuorum, within, book.sitesOfDevice, named);
   const of: Ending = { end, round, received, overflow, quorum, before: [...kept.values()] };
   yield* wrongEnd(book, of);
   for (const { partial } of received)

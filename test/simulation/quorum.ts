@@ -18,13 +18,15 @@ export type Quorum = {
 /**
  * @param number of the round
  * @param siteQuorum contributions that a site needs
- * @param sitesOfDevice where a device may be; a Partial of one site says which
+ * @param sitesOfDevice where a device may be
+ * @param named whether the site on record of a Partial is that of all its contributions
  */
 export function quorumOf(
   number: number,
   siteQuorum: number,
   received: readonly Received[],
   sitesOfDevice: (device: string, gateway: string) => ReadonlySet<string>,
+  named: boolean,
 ): Quorum {
   const certain = new Map<string, number>();
   const possible = new Map<string, number>();
@@ -34,7 +36,7 @@ export function quorumOf(
     contributions
       .filter(({ round, stretch }) => round === number && stretch === 0)
       .map(({ device, gateway }) =>
-        partial.site === null ? sitesOfDevice(device, gateway) : new Set([partial.site]),
+        named && partial.site !== null ? new Set([partial.site]) : sitesOfDevice(device, gateway),
       );
   for (const sites of received.flatMap(whereOf))
     for (const site of sites) {

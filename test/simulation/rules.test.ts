@@ -108,14 +108,20 @@ describe("the quorum of a round's sites", () => {
       2,
       [one, other, received("south", [4, "d4"], [3, "d5"])],
       nowhereSure,
+      true,
     );
     assert.deepEqual([...quorum.certain], ["north"]);
     assert.deepEqual([...quorum.possible], ["north"]);
   });
 
   it("is certain only where every contribution's site is", () => {
-    const quorum = quorumOf(4, 2, [received(null, [4, "d1"], [4, "d2"])], nowhereSure);
+    const quorum = quorumOf(4, 2, [received(null, [4, "d1"], [4, "d2"])], nowhereSure, true);
     assert.deepEqual([...quorum.certain], []);
     assert.deepEqual([...quorum.possible], ["north", "south"]);
+  });
+
+  it("does not take the site on record of what was merged on its way for that of each", () => {
+    const merged = [received("north", [4, "d1"], [4, "d2"])];
+    assert.deepEqual([...quorumOf(4, 2, merged, nowhereSure, false).possible], ["north", "south"]);
   });
 });
