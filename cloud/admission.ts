@@ -78,8 +78,9 @@ function admitSiteRounds(
     if (first === undefined) continue;
     if (plan.offlineSiteRounds === 0)
       return malformed(contributor, "the plan has no further stretches of site rounds");
-    if (first < 2 || first > limits.updatesMax)
-      return malformed(contributor, `a further stretch begins with 2 to ${limits.updatesMax}`);
+    // With 1 where the first stretch was handed over before a site round had begun.
+    if (first < 1 || first > limits.updatesMax)
+      return malformed(contributor, `a further stretch begins with 1 to ${limits.updatesMax}`);
   }
   const most = plan.siteRounds + plan.offlineSiteRounds;
   const spent = new Map<string, number>();

@@ -124,8 +124,10 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
         .map(([session, { manifest, layout }]) =>
           modelPublished(session, encodeCbor(manifest), encodeCbor(layout)),
         );
-      const sessions = new Set(rounds.map((round) => splitNumberedId(round)?.session ?? ""));
-      const ended = [...sessions].filter((session) => over.has(session)).map(sessionOver);
+      // One that names no round of it may have others below that stand by for its next one. A
+      // session that was stopped may go on.
+      const live = branches.openRounds().map((round) => splitNumberedId(round)?.session);
+      const ended = [...over].filter((session) => !live.includes(session)).map(sessionOver);
       return [...known, ...branches.attached(gateway, rounds), ...ended];
     },
     detached: branches.detached,
