@@ -4,7 +4,7 @@ import { planted } from "./planted.js";
 export const indexSkipsSync = planted(
   "a gateway's index syncs no batch: a power cut takes the end of a round with its Partial",
   "account",
-  30,
+  150,
   () => ({
     database: (database: Database) => ({
       ...database,
