@@ -61,7 +61,7 @@ export function createPerformer(parts: PerformerParts): Performer {
     drop(effect) {
       record(parts.audit, effect)
         .catch((cause: unknown) => storageFailed("audit", cause))
-        .then(() => slot.clear())
+        .then(() => slot.clear(effect.update))
         .catch((cause: unknown) => storageFailed("slot", cause));
     },
     "send-begin": ({ update }) => send("begin", update.begin),

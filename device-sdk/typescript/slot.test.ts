@@ -25,7 +25,23 @@ test("what is written is read back, after a crash too; what is cleared is gone",
   await slot.write(update(1));
   disk.crash();
   assert.deepEqual(await held(openSlot(disk, device)), update(1));
-  await slot.clear();
+  await slot.clear(update(1));
+  assert.equal(await held(openSlot(disk, device)), undefined);
+});
+
+test("a clear that comes after the write of the next update leaves that where it is", async () => {
+  const disk = memoryDisk();
+  const slot = openSlot(disk, device);
+  await slot.write(update(1));
+  await slot.write(update(2));
+  await slot.clear(update(1));
+  assert.equal((await held(openSlot(disk, device)))?.begin.round, "s.2");
+  // What was there before a restart is known by what was read.
+  const after = openSlot(disk, device);
+  await held(after);
+  await after.clear(update(1));
+  assert.equal((await held(openSlot(disk, device)))?.begin.round, "s.2");
+  await after.clear(update(2));
   assert.equal(await held(openSlot(disk, device)), undefined);
 });
 
@@ -40,7 +56,7 @@ test("a clear does not overtake the write of the next update", async () => {
   };
   const slot = openSlot(slow, device);
   await slot.write(update(1));
-  await Promise.all([slot.clear(), slot.write(update(2))]);
+  await Promise.all([slot.clear(update(1)), slot.write(update(2))]);
   assert.equal((await held(slot))?.begin.round, "s.2");
 });
 
@@ -60,18 +76,20 @@ test("a write that fails rejects, and leaves the slot as it was", async () => {
 test("whenever the power goes, the slot holds the whole last update or the one before", async () => {
   await fc.assert(
     fc.asyncProperty(
-      fc.array(fc.oneof(fc.integer({ min: 1, max: 3 }), fc.constant("clear" as const)), {
-        maxLength: 6,
+      fc.array(fc.tuple(fc.constantFrom("write", "clear"), fc.integer({ min: 1, max: 3 })), {
+        maxLength: 8,
       }),
       fc.nat(),
       async (deeds, seed) => {
         const disk = memoryDisk({ random: seededRandom(seed) });
         const slot = openSlot(disk, device);
         let expected: string | undefined;
-        for (const deed of deeds) {
-          if (deed === "clear") await slot.clear();
-          else await slot.write(update(deed));
-          expected = deed === "clear" ? undefined : `s.${deed}`;
+        for (const [deed, number] of deeds) {
+          const round = `s.${number}`;
+          if (deed === "write") await slot.write(update(number));
+          else await slot.clear(update(number));
+          if (deed === "write") expected = round;
+          else if (expected === round) expected = undefined;
           disk.crash();
           assert.equal((await held(openSlot(disk, device)))?.begin.round, expected);
         }
@@ -133,5 +151,5 @@ test("without a disk there is nothing to read and nothing to fail", async () => 
   const slot = openSlot(undefined, device);
   await slot.write(update(1));
   assert.equal(await held(slot), undefined);
-  await slot.clear();
+  await slot.clear(update(1));
 });

@@ -29,8 +29,11 @@ export type Slot = {
   read(): Promise<Verdict<{ readonly update: Update | undefined }, "storage-failed">>;
   /** Resolves when the update is durable. Rejects when the disk does not take it. */
   write(update: Update): Promise<void>;
-  /** Empties the slot; without a disk, and when it is empty, there is nothing to do. */
-  clear(): Promise<void>;
+  /**
+   * Empties the slot of this update. By then it may hold the next one, which stays; without a disk
+   * there is nothing to do.
+   */
+  clear(update: Update): Promise<void>;
   /** Resolves when nothing is being written or cleared. */
   settled(): Promise<void>;
 };
@@ -51,6 +54,8 @@ const headerSchema = z.strictObject({
 
 /** Without a disk the slot holds nothing by itself: the update lives in memory, as long as the process. */
 export function openSlot(disk: Disk | undefined, device: string): Slot {
+  /** Digest of the update in the file. */
+  let held: string | undefined;
   let last: Promise<unknown> = Promise.resolve();
   /** One at a time, in order: a clear must not overtake the write of the next update. */
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
@@ -65,15 +70,19 @@ export function openSlot(disk: Disk | undefined, device: string): Slot {
       const read = decodeSlot(device, await disk.readFile(FILE));
       // Where it cannot be removed now, the next update takes its place.
       if (!read.ok && read.damaged) await disk.remove(FILE).catch(() => {});
+      if (read.ok) held = read.update.begin.digest;
       return read;
     },
     write: (update) =>
       inTurn(async () => {
         await disk?.writeFileAtomic(FILE, encodeSlot(device, update));
+        held = update.begin.digest;
       }),
-    clear: () =>
+    clear: ({ begin }) =>
       inTurn(async () => {
+        if (held !== begin.digest) return;
         await disk?.remove(FILE);
+        held = undefined;
       }),
     settled: () => inTurn(() => Promise.resolve()),
   };
