@@ -7,11 +7,13 @@ import type { Refusal } from "../wire/verdict.js";
 import { createAttachments, type Members } from "./attach.js";
 import type { LinkEvent } from "./events.js";
 import { limits } from "./limits.js";
+import type { TrustKeeper } from "./trust.js";
 
 type Up = NonNullable<AttachRequest["message"]>;
 
 /** A control stream without a network: what was written, and how it was ended. */
 class FakeCall extends EventEmitter {
+  shownFrom: number | undefined;
   readonly written: AttachResponse[] = [];
   flowing = true;
   ended = false;
@@ -35,7 +37,7 @@ class FakeCall extends EventEmitter {
   }
 }
 
-function setup(above: () => readonly string[] = () => []) {
+function setup(above: () => readonly string[] = () => [], trust?: TrustKeeper) {
   const clock = createManualClock();
   const attached = new Set<string>();
   const gateways = {
@@ -67,6 +69,7 @@ function setup(above: () => readonly string[] = () => []) {
     upstream: "cloud",
     above,
     nowMs: () => 0,
+    trust: () => trust,
     heartbeatIntervalMs: 1_000,
     heartbeatMissedMs: 3_000,
   });
@@ -222,6 +225,62 @@ test("the path to the root is told again when it changes, which ends a loop that
   );
   assert.deepEqual(paths, [["cloud"], ["cloud", "g1", "root"]]);
   attachments.close();
+});
+
+test("a gateway that says what it holds is answered; what it carries is handed on", () => {
+  const heard: string[] = [];
+  const trust: TrustKeeper = {
+    held(gateway, { denylists }) {
+      heard.push(...denylists.map((one) => `${gateway}: ${one.gateway} ${one.sequence}`));
+      return { denylistSequence: 9n, denylist: "newer" };
+    },
+    carried: (gateway, { denylist }) => heard.push(`${gateway} carries ${denylist}`),
+  };
+  const { accept } = setup(() => [], trust);
+  const { call, error } = accept();
+  call.say(hello);
+  const one = { gateway: "g1", sequence: 7n, ageMs: 5n, cut: 0 };
+  call.say({ $case: "trustHeld", value: { denylists: [one, { ...one, gateway: "g2" }] } });
+  call.say({ $case: "trust", value: { denylistSequence: 10n, denylist: "found" } });
+  assert.deepEqual(heard, ["g1: g1 7", "g1: g2 7", "g1 carries found"]);
+  assert.deepEqual(call.written.at(-1), {
+    message: { $case: "trust", value: { denylistSequence: 9n, denylist: "newer" } },
+  });
+  assert.equal(error(), undefined);
+  call.say({ $case: "trustHeld", value: { denylists: [{ ...one, gateway: "__proto__" }] } });
+  assert.match(error() ?? "", /malformed/);
+});
+
+test("of the lists that wait for a gateway that does not read, the newest is sent", () => {
+  const { attachments, accept } = setup();
+  const { call } = accept();
+  call.say(hello);
+  const before = call.written.length;
+  call.flowing = false;
+  const list = (n: number): AttachResponse => ({
+    message: { $case: "trust", value: { denylistSequence: BigInt(n), denylist: "a list" } },
+  });
+  for (let n = 0; n <= 3 * limits.attachBacklog; n++) attachments.links.broadcast(list(n));
+  call.flowing = true;
+  call.emit("drain");
+  assert.deepEqual(call.written.slice(before), [list(0), list(3 * limits.attachBacklog)]);
+});
+
+test("a list that voids what a gateway showed ends its stream, and no other's", () => {
+  const { gateways, attachments, accept } = setup();
+  const [thief, anew, plain] = [accept(), accept(), accept()];
+  thief.call.shownFrom = 99;
+  thief.call.say(helloOf({ gateway: "thief" }));
+  anew.call.shownFrom = 100;
+  anew.call.say(helloOf({ gateway: "anew" }));
+  plain.call.say(helloOf({ gateway: "plain" }));
+  const isVoid = (kind: string, _name: string, from: number) => kind === "gateway" && from < 100;
+  assert.equal(attachments.shut(isVoid), 1);
+  assert.match(thief.error() ?? "", /^identity-revoked: thief/);
+  assert.deepEqual(
+    ["thief", "anew", "plain"].map((name) => gateways.attached(name)),
+    [false, true, true],
+  );
 });
 
 test("closing ends every stream and leaves no timer", () => {

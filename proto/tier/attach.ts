@@ -10,14 +10,18 @@ import type {
   TelemetryReceipt,
 } from "../gen/tributary/v1/reducer.js";
 import type { Clock, Timer } from "../host/clock.js";
+import type { IsVoid } from "../identity/denylist.js";
 import { isId, splitNumberedId } from "../wire/ids.js";
 import { limits as wireLimits } from "../wire/limits.js";
 import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
 import type { LinkEvents } from "./events.js";
 import { limits } from "./limits.js";
+import { checkTrustHeld, isShut, type TrustKeeper } from "./trust.js";
 
 /** A control stream as far as this side drives it. The transport's own, or one in memory. */
 export type ControlStream = {
+  /** Start of validity, in seconds since 1970, of the certificate that was shown; none on a plain link. */
+  readonly shownFrom?: number | undefined;
   /** False when the stream wants `drain` first. */
   write(message: AttachResponse): boolean;
   end(): void;
@@ -74,6 +78,8 @@ export type Attachments = {
   accept(call: ControlStream, members: Members): void;
   /** What is above this side has changed: says so in a new Welcome, and ends a stream that makes a loop. */
   pathChanged(): void;
+  /** Ends the streams of gateways whose certificates are void; returns how many. */
+  shut(isVoid: IsVoid): number;
   /** Ends every stream. */
   close(): void;
 };
@@ -89,6 +95,8 @@ export type AttachmentsWorld = {
   readonly above: () => readonly string[];
   /** Wall clock in milliseconds; 0 when this side does not trust its own. */
   readonly nowMs: () => number;
+  /** Undefined as long as this side belongs to no fleet. */
+  readonly trust?: () => TrustKeeper | undefined;
   readonly heartbeatIntervalMs: number;
   /** A gateway that sent nothing for so long is taken as detached. */
   readonly heartbeatMissedMs: number;
@@ -98,6 +106,7 @@ type Stream = {
   readonly gateway: string;
   readonly site: string;
   readonly hello: Hello;
+  readonly shownFrom: number | undefined;
   send(message: AttachResponse): void;
   end(refusal?: Refusal): void;
   heardMs: number;
@@ -241,6 +250,16 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
         else stream.end(placed);
       }
     },
+    shut(isVoid) {
+      const shut = [...live.values()].filter((stream) => isShut(isVoid, stream));
+      for (const { gateway, end } of shut) {
+        const refusal = refuse("identity-revoked", `${gateway} was revoked`);
+        const { code, message } = refusal;
+        events({ level: "warn", name: "gateway-refused", gateway, code, message });
+        end(refusal);
+      }
+      return shut.length;
+    },
     close() {
       closed = true;
       sweep?.cancel();
@@ -278,7 +297,7 @@ function checkPlace(path: readonly string[], { gateway, below }: Hello): Verdict
 }
 
 function takeMessage(
-  { gateways, devices, events }: AttachmentsWorld,
+  { gateways, devices, events, trust }: AttachmentsWorld,
   members: Members,
   stream: Stream,
   { message }: AttachRequest,
@@ -324,6 +343,16 @@ function takeMessage(
           events({ level: "error", name: "call-failed", call: "Attach", message: String(error) }),
       );
       return { ok: true };
+    case "trustHeld": {
+      const malformed = checkTrustHeld(message.value);
+      if (malformed !== undefined) return malformed;
+      const answer = trust?.()?.held(gateway, message.value);
+      if (answer !== undefined) stream.send({ message: { $case: "trust", value: answer } });
+      return { ok: true };
+    }
+    case "trust":
+      trust?.()?.carried(gateway, message.value);
+      return { ok: true };
     case undefined: // a newer gateway's message is passed over
       return { ok: true };
   }
@@ -339,6 +368,11 @@ function createStream(call: ControlStream, hello: Hello, nowMs: number): Stream 
     if (refusal === undefined) call.end();
     else call.fail(refusal);
   };
+  /** A list is large, and a newer one holds all that an older one does. */
+  const dropOlderTrust = () => {
+    const at = backlog.findIndex(({ message }) => message?.$case === "trust");
+    if (at >= 0) backlog.splice(at, 1);
+  };
   call.on("drain", () => {
     flowing = true;
     while (flowing && !ended) {
@@ -351,10 +385,12 @@ function createStream(call: ControlStream, hello: Hello, nowMs: number): Stream 
     gateway: hello.gateway,
     site: hello.site,
     hello,
+    shownFrom: call.shownFrom,
     heardMs: nowMs,
     end,
     send(message) {
       if (ended) return;
+      if (message.message?.$case === "trust") dropOlderTrust();
       if (flowing) flowing = call.write(message);
       else if (backlog.length < limits.attachBacklog) backlog.push(message);
       else end(refuse("busy", "the gateway reads too slowly"));

@@ -37,6 +37,8 @@ export interface AttachRequest {
     | { $case: "heartbeat"; value: Heartbeat }
     | { $case: "planRefused"; value: PlanRefused }
     | { $case: "telemetry"; value: Telemetry }
+    | { $case: "trustHeld"; value: TrustHeld }
+    | { $case: "trust"; value: Trust }
     | undefined;
 }
 
@@ -49,6 +51,7 @@ export interface AttachResponse {
     | { $case: "heartbeatEcho"; value: HeartbeatEcho }
     | { $case: "telemetryReceipt"; value: TelemetryReceipt }
     | { $case: "sessionOver"; value: SessionOver }
+    | { $case: "trust"; value: Trust }
     | undefined;
 }
 
@@ -198,6 +201,35 @@ export interface ModelPublished {
   layout: Buffer;
 }
 
+/**
+ * Whom the fleet trusts, and whom no more. Down: answers TrustHeld, and comes by itself when something
+ * of it changes. Up: a denylist that is newer than the upstream's, which came here by another way.
+ */
+export interface Trust {
+  /** Of the sender's denylist; 0 for none. */
+  denylistSequence: bigint;
+  /** A compact JWS; empty when the receiver has that one, or a newer one. */
+  denylist: string;
+}
+
+/**
+ * The sender, and gateways below it: sent after Welcome, and when something of it changes. At most
+ * 1,025 a message.
+ */
+export interface TrustHeld {
+  denylists: DenylistHeld[];
+}
+
+export interface DenylistHeld {
+  gateway: string;
+  /** 0 for none. */
+  sequence: bigint;
+  /** For how long it is in effect there. */
+  ageMs: bigint;
+  /** Live connections that were cut when it took effect. */
+  cut: number;
+}
+
 export interface FetchModelRequest {
   model: string;
   digest: string;
@@ -292,6 +324,12 @@ export const AttachRequest: MessageFns<AttachRequest> = {
       case "telemetry":
         Telemetry.encode(message.message.value, writer.uint32(50).fork()).join();
         break;
+      case "trustHeld":
+        TrustHeld.encode(message.message.value, writer.uint32(58).fork()).join();
+        break;
+      case "trust":
+        Trust.encode(message.message.value, writer.uint32(66).fork()).join();
+        break;
     }
     return writer;
   },
@@ -357,6 +395,22 @@ export const AttachRequest: MessageFns<AttachRequest> = {
             message.message = { $case: "telemetry", value: Telemetry.decode(reader, reader.uint32()) };
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.message = { $case: "trustHeld", value: TrustHeld.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.message = { $case: "trust", value: Trust.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -397,6 +451,9 @@ export const AttachResponse: MessageFns<AttachResponse> = {
         break;
       case "sessionOver":
         SessionOver.encode(message.message.value, writer.uint32(58).fork()).join();
+        break;
+      case "trust":
+        Trust.encode(message.message.value, writer.uint32(66).fork()).join();
         break;
     }
     return writer;
@@ -469,6 +526,14 @@ export const AttachResponse: MessageFns<AttachResponse> = {
             }
 
             message.message = { $case: "sessionOver", value: SessionOver.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.message = { $case: "trust", value: Trust.decode(reader, reader.uint32()) };
             continue;
           }
         }
@@ -1784,6 +1849,197 @@ export const ModelPublished: MessageFns<ModelPublished> = {
             }
 
             message.layout = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseTrust(): Trust {
+  return { denylistSequence: 0n, denylist: "" };
+}
+
+export const Trust: MessageFns<Trust> = {
+  encode(message: Trust, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.denylistSequence !== 0n) {
+      if (BigInt.asUintN(64, message.denylistSequence) !== message.denylistSequence) {
+        throw new globalThis.Error("value provided for field message.denylistSequence of type uint64 too large");
+      }
+      writer.uint32(8).uint64(message.denylistSequence);
+    }
+    if (message.denylist !== "") {
+      writer.uint32(18).string(message.denylist);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Trust {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrust();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.denylistSequence = reader.uint64() as bigint;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.denylist = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseTrustHeld(): TrustHeld {
+  return { denylists: [] };
+}
+
+export const TrustHeld: MessageFns<TrustHeld> = {
+  encode(message: TrustHeld, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.denylists) {
+      DenylistHeld.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TrustHeld {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTrustHeld();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.denylists.push(DenylistHeld.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseDenylistHeld(): DenylistHeld {
+  return { gateway: "", sequence: 0n, ageMs: 0n, cut: 0 };
+}
+
+export const DenylistHeld: MessageFns<DenylistHeld> = {
+  encode(message: DenylistHeld, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.gateway !== "") {
+      writer.uint32(10).string(message.gateway);
+    }
+    if (message.sequence !== 0n) {
+      if (BigInt.asUintN(64, message.sequence) !== message.sequence) {
+        throw new globalThis.Error("value provided for field message.sequence of type uint64 too large");
+      }
+      writer.uint32(16).uint64(message.sequence);
+    }
+    if (message.ageMs !== 0n) {
+      if (BigInt.asUintN(64, message.ageMs) !== message.ageMs) {
+        throw new globalThis.Error("value provided for field message.ageMs of type uint64 too large");
+      }
+      writer.uint32(24).uint64(message.ageMs);
+    }
+    if (message.cut !== 0) {
+      writer.uint32(32).uint32(message.cut);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DenylistHeld {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDenylistHeld();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.gateway = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sequence = reader.uint64() as bigint;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.ageMs = reader.uint64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.cut = reader.uint32();
             continue;
           }
         }
