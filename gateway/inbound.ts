@@ -5,6 +5,7 @@ import type { UpKind } from "@tributary/proto/wire/topics.js";
 import { type Refusal, refuse } from "@tributary/proto/wire/verdict.js";
 import type { z } from "zod";
 import type { DeviceHandlers, DeviceLink } from "./broker.js";
+import type { DenylistCarriers } from "./denylist-carriers.js";
 import type { DeviceRegistry } from "./devices.js";
 import type { Drops } from "./drops.js";
 import type { GatewayEvents } from "./events.js";
@@ -23,6 +24,8 @@ export type Destinations = {
   readonly parts: Parts;
   readonly rounds: Rounds;
   readonly publications: Publications;
+  /** Undefined where the gateway belongs to no fleet. */
+  readonly carriers: DenylistCarriers | undefined;
   readonly replies: Replies;
   readonly drops: Drops;
   readonly events: GatewayEvents;
@@ -40,7 +43,10 @@ export function createInbound(): Inbound {
 
   function hello(at: Destinations, device: string, header: Up<"hello">): void {
     at.devices.join(device, { sdk: header.sdk, attributes: header.attributes });
-    at.link.send(device, "welcome", encodeEnvelope(at.welcome));
+    const denylist = header.denylist === undefined ? undefined : at.carriers?.sequence;
+    const welcome = { ...at.welcome, ...(denylist !== undefined && { denylist }) };
+    at.link.send(device, "welcome", encodeEnvelope(welcome));
+    if (header.denylist !== undefined) at.carriers?.greet(device, header.denylist);
     at.publications.greet(device);
     at.rounds.deviceConnected(device);
   }
@@ -83,6 +89,14 @@ export function createInbound(): Inbound {
         if (message.ok) decline(at, device, message.header);
         return message.ok ? undefined : message;
       }
+      case "enrol":
+      case "renew":
+        return refuse("unknown-kind", "nobody is enrolled on this connection");
+      case "denylist": {
+        const message = decodeEnvelope(upSchemas.denylist, bytes, wire.upHeaderBytes);
+        if (!message.ok) return message;
+        return at.carriers?.take(device, message.header, message.payload);
+      }
     }
   }
 
@@ -106,6 +120,7 @@ export function createInbound(): Inbound {
         to.devices.leave(device);
         to.ingest.disconnected(device);
         to.parts.disconnected(device);
+        to.carriers?.disconnected(device);
         to.rounds.deviceDisconnected(device);
       },
       onRefused: (device, reason, detail) => to?.drops.note(device, reason, detail),

@@ -36,6 +36,8 @@ export function createReceiver(parts: ReceiverParts): (message: Message) => void
     },
     published: ({ header: { manifest, layout } }) =>
       dispatch({ on: "published", wanted: { manifest, layout } }),
+    // Only whoever asked for it reads it.
+    enrolled: () => {},
     // The link reads it: it is what makes the link up.
     welcome: () => {},
   };

@@ -76,6 +76,16 @@ export const codes = {
     means: "a gateway that is, or would be, above itself",
   },
   "id-in-use": { retryable: true, means: "another live connection holds this identity" },
+  // Compute packages
+  "package-malformed": { retryable: false, means: "not a compute package, or fields are wrong" },
+  "package-signature": {
+    retryable: false,
+    means: "the package's statement is not signed by the key that it names",
+  },
+  "package-refused": {
+    retryable: false,
+    means: "the device does not run it: no pinned signer signed it, or it asks for too much",
+  },
   // Identity: claims and certificates
   "claim-malformed": { retryable: false, means: "not a claim" },
   "claim-unknown": { retryable: false, means: "no such claim, or another secret" },
@@ -95,6 +105,22 @@ export const codes = {
   "identity-unknown": { retryable: false, means: "nobody of that name is enrolled" },
   "identity-revoked": { retryable: false, means: "the identity was revoked; it must enrol anew" },
   "grace-ended": { retryable: false, means: "the certificate ended too long ago; enrol anew" },
+  "uplink-away": {
+    retryable: true,
+    means: "who could answer is beyond an uplink that is away; ask again later",
+  },
+  "certificate-missing": { retryable: false, means: "no certificate, and no token, was shown" },
+  "certificate-untrusted": {
+    retryable: false,
+    means: "not a certificate of this fleet's, or one for another use",
+  },
+  "certificate-not-yet-valid": { retryable: false, means: "the certificate begins later" },
+  "certificate-expired": { retryable: false, means: "the certificate has ended" },
+  "certificate-subject": {
+    retryable: false,
+    means: "the certificate is somebody else's, another site's, or of another kind",
+  },
+  "certificate-revoked": { retryable: false, means: "the certificate was revoked" },
   // Identity: tokens and denylists
   "token-malformed": { retryable: false, means: "not a token, or fields are wrong" },
   "token-kind": { retryable: false, means: "a token of another kind" },

@@ -1,4 +1,7 @@
 import { z } from "zod";
+import { jwksSchema } from "../identity/keyring.js";
+import { identityLimits } from "../identity/limits.js";
+import { serialSchema } from "../identity/request.js";
 import { type Code, isCode } from "./codes.js";
 import {
   attributeNameSchema,
@@ -10,7 +13,7 @@ import {
 } from "./ids.js";
 import { limits } from "./limits.js";
 import { encodingSchema, layoutSchema, manifestSchema, planSchema } from "./plan.js";
-import type { AllKind, DownKind, UpKind } from "./topics.js";
+import { type AllKind, type DownKind, type UpKind, upKinds } from "./topics.js";
 
 /** Headers of the messages between a device and its gateway, by the kind in the topic. */
 
@@ -54,11 +57,42 @@ export const beginSchema = z.strictObject({
 });
 export type Begin = z.infer<typeof beginSchema>;
 
+/** A signing request (`identity/request.ts`). */
+const petitionSchema = z.strictObject({ request: z.string().max(identityLimits.requestChars) });
+
+const certificates = z.array(z.string().max(limits.certificateChars)).max(limits.certificates);
+
+/** What a device is given. Its denylist comes to it as to everybody else. */
+const deviceGrantSchema = z.strictObject({
+  /** PEM. */
+  certificate: z.string().max(limits.certificateChars),
+  serial: serialSchema,
+  notAfterMs: z.number().int().min(0),
+  /** Certificates to send along with it, the nearest first; PEM. */
+  chain: certificates,
+  /** The authorities to trust; PEM. */
+  anchors: certificates.min(1),
+  token: z.string().max(identityLimits.tokenChars),
+  jwks: jwksSchema,
+});
+
+/** Of a denylist; 0 for none. */
+const sequenceSchema = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
+
+/** A piece of a denylist; payload: bytes of its text from `offset`, of which there are `bytes`. */
+const listPartSchema = z.strictObject({
+  sequence: sequenceSchema.min(1),
+  offset: z.number().int().min(0).max(identityLimits.denylistChars),
+  bytes: z.number().int().min(1).max(identityLimits.denylistChars),
+});
+
 export const upSchemas = {
   /** First message after connecting, and again whenever attributes change. */
   hello: z.strictObject({
     sdk: z.string().max(limits.attributeChars),
     attributes: attributesSchema,
+    /** Of the denylist that the device holds; left out by one that takes none. */
+    denylist: sequenceSchema.optional(),
   }),
   /** Asks for `length` bytes of a model from `offset`, which is a multiple of the chunk size. */
   fetch: z.strictObject({
@@ -73,11 +107,23 @@ export const upSchemas = {
   chunk: z.strictObject({ round: roundIdSchema, offset: byteCount }),
   /** The device will not contribute to the round. */
   decline: z.strictObject({ round: roundIdSchema, code: codeSchema, message: messageSchema }),
+  /** Asks for a first certificate; the claim is the connection's password. Safe to repeat. */
+  enrol: petitionSchema,
+  /** Asks for the next certificate. Safe to repeat. */
+  renew: petitionSchema,
+  /** A newer denylist than the gateway's, as welcome tells it. Safe to repeat. */
+  denylist: listPartSchema,
 } as const satisfies Record<UpKind, z.ZodType>;
 
 export const downSchemas = {
   /** Answers hello. */
-  welcome: z.strictObject({ gateway: idSchema, site: idSchema, incarnation: idSchema }),
+  welcome: z.strictObject({
+    gateway: idSchema,
+    site: idSchema,
+    incarnation: idSchema,
+    /** Of the denylist that the gateway holds: to a device whose hello names its own. */
+    denylist: sequenceSchema.optional(),
+  }),
   /** Offers a round. `remainingMs` counts from the message's arrival. Safe to repeat. */
   offer: z.strictObject({
     gateway: idSchema,
@@ -96,7 +142,7 @@ export const downSchemas = {
   receipt: z.strictObject({ round: roundIdSchema, digest: digestSchema }),
   /** A refusal of the message of kind `about`. State is unchanged unless the code says otherwise. */
   refusal: z.strictObject({
-    about: z.enum(["hello", "fetch", "begin", "chunk", "decline", "unknown"]),
+    about: z.enum([...upKinds, "unknown"]),
     round: roundIdSchema.optional(),
     code: codeSchema,
     message: messageSchema,
@@ -107,11 +153,15 @@ export const downSchemas = {
   }),
   /** The round is over for this device: stop training for it. A pending update is no longer wanted. */
   closed: z.strictObject({ round: roundIdSchema }),
+  /** Answers enrol and renew: what the device shows from now on, and whom it trusts. */
+  enrolled: deviceGrantSchema,
 } as const satisfies Record<DownKind, z.ZodType>;
 
 export const allSchemas = {
   /** A model passed its gate and is the newest good one of its session. */
   published: z.strictObject({ session: idSchema, manifest: manifestSchema, layout: layoutSchema }),
+  /** The denylist has changed, or the device that has connected holds an older one. */
+  denylist: listPartSchema,
 } as const satisfies Record<AllKind, z.ZodType>;
 
 export type Up<K extends UpKind> = z.infer<(typeof upSchemas)[K]>;

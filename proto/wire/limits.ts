@@ -21,6 +21,18 @@ export const limits = {
   headerItems: 16 * 1024,
   /** A model file or an update, in bytes. `too-large`. */
   modelBytes: 512 * 1024 * 1024,
+  /** The archive of a compute package, and what is in it unpacked, in bytes. `package-malformed`. */
+  packageBytes: 64 * 1024 * 1024,
+  packageUnpackedBytes: 256 * 1024 * 1024,
+  /** Files in a compute package, and characters of the path of one. `package-malformed`. */
+  packageFiles: 4_096,
+  packagePathChars: 200,
+  /** Characters of a package's signed statement: it travels in the plan. `package-malformed`. */
+  packageStatementChars: 8 * 1024,
+  /** Words of a command of a package, characters of one, and variables. `package-malformed`. */
+  packageWords: 32,
+  packageWordChars: 512,
+  packageVariables: 32,
   /** Tensors in a model. `malformed`. */
   tensors: 2048,
   /** Attributes a device announces, and characters of a name or of a text value. `malformed`. */
@@ -32,6 +44,9 @@ export const limits = {
   metricFixedMax: 2 ** 40,
   /** Samples behind one update, before a plan's own nMax. `bad-sample-count`. */
   samplesMax: 2 ** 40,
+  /** Certificates in a chain or among anchors, and characters of one in PEM. `malformed`. */
+  certificates: 8,
+  certificateChars: 4 * 1024,
   /** Devices one gateway may be assigned in a round, and contributors of a Partial. */
   roster: 10_000,
   /** Contributors in a Partial that reaches the root. */

@@ -9,7 +9,16 @@ import { isId } from "./ids.js";
  */
 const ROOT = "tributary/v1";
 
-export const upKinds = ["hello", "fetch", "begin", "chunk", "decline"] as const;
+export const upKinds = [
+  "hello",
+  "fetch",
+  "begin",
+  "chunk",
+  "decline",
+  "enrol",
+  "renew",
+  "denylist",
+] as const;
 export const downKinds = [
   "welcome",
   "offer",
@@ -18,8 +27,9 @@ export const downKinds = [
   "receipt",
   "refusal",
   "closed",
+  "enrolled",
 ] as const;
-export const allKinds = ["published"] as const;
+export const allKinds = ["published", "denylist"] as const;
 
 export type UpKind = (typeof upKinds)[number];
 export type DownKind = (typeof downKinds)[number];
@@ -50,6 +60,11 @@ export function allTopic(site: string, kind: AllKind): string {
 /** The two filters a device subscribes to. */
 export function deviceFilters(site: string, device: string): readonly [string, string] {
   return [`${ROOT}/${site}/down/${device}/+`, `${ROOT}/${site}/all/+`];
+}
+
+/** The two filters of a connection that is for an enrolment or a renewal alone. */
+export function petitionFilters(site: string, device: string): readonly [string, string] {
+  return [downTopic(site, device, "enrolled"), downTopic(site, device, "refusal")];
 }
 
 function oneOf<T extends string>(kinds: readonly T[], kind: string | undefined): T | undefined {

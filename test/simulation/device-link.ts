@@ -8,7 +8,13 @@ import { jitteredBackoff, type Random } from "@tributary/proto/host/random.js";
 import { allSchemas, downSchemas } from "@tributary/proto/wire/device-link.js";
 import { decodeEnvelope, encodeEnvelope } from "@tributary/proto/wire/envelope.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
-import type { AllKind, DownKind, UpKind } from "@tributary/proto/wire/topics.js";
+import {
+  type AllKind,
+  type DownKind,
+  downKinds,
+  type UpKind,
+  upKinds,
+} from "@tributary/proto/wire/topics.js";
 import type { Network, Wire } from "./network.js";
 import type { Life } from "./node.js";
 
@@ -24,23 +30,6 @@ const PORT = "mqtt";
 /** Frames: one byte of kind, then the message. */
 const frames = { connect: 1, connack: 2, publish: 3, puback: 4, all: 5 } as const;
 type FrameKind = (typeof frames)[keyof typeof frames];
-
-const upKinds = [
-  "hello",
-  "fetch",
-  "begin",
-  "chunk",
-  "decline",
-] as const satisfies readonly UpKind[];
-const downKinds = [
-  "welcome",
-  "offer",
-  "part",
-  "grant",
-  "receipt",
-  "refusal",
-  "closed",
-] as const satisfies readonly DownKind[];
 
 const text = new TextEncoder();
 const words = new TextDecoder();

@@ -142,6 +142,8 @@ export async function openTestGateway(site: string, port = 0): Promise<TestGatew
       }
     },
     decline() {},
+    enrol() {},
+    renew() {},
   };
 
   broker.subscribe(
