@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
+import type { Jwks } from "../identity/keyring.js";
 import { encodeCbor } from "../wire/cbor.js";
 import { encodeEnvelope } from "../wire/envelope.js";
 import { updatePreimage } from "../wire/update.js";
@@ -57,6 +58,26 @@ const beginBody = {
   saturated: 0,
   metrics: { loss: 524_288, accuracy: 943_718 },
 };
+/** Its requests and tokens are of fixed keys. */
+const identity = JSON.parse(
+  readFileSync(new URL("../../vectors/identity.json", import.meta.url), "utf8"),
+) as {
+  readonly jwks: Jwks;
+  readonly requests: readonly { readonly text: string }[];
+  readonly deviceTokens: { readonly valid: readonly { readonly text: string }[] };
+};
+const petition = { request: identity.requests[0]?.text };
+/** Its form alone counts here. */
+const certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+const grant = {
+  certificate,
+  serial: "4a0b6c",
+  notAfterMs: 1_902_592_000_000,
+  chain: [],
+  anchors: [certificate],
+  token: identity.deviceTokens.valid[0]?.text,
+  jwks: identity.jwks,
+};
 const preimage = updatePreimage("press-7", beginBody);
 const digest = createHash("sha256").update(preimage).update(payload).digest("hex");
 const begin = { ...beginBody, digest };
@@ -83,6 +104,8 @@ const badBegin = (change: object) => hex(encodeEnvelope({ ...begin, ...change })
 const badOffer = (change: object) =>
   hex(encodeEnvelope({ gateway: "gw-1", plan: { ...plan, ...change }, remainingMs: 1 }));
 
+const claimed = hex(encodeEnvelope({ ...petition, claim: "tc1" }));
+const anchorless = hex(encodeEnvelope({ ...grant, anchors: [] }));
 const invalid = [
   ["nothing", "up", "hello", "", "malformed"],
   ["shorter than the prefix", "up", "hello", "01000000", "malformed"],
@@ -196,6 +219,8 @@ const invalid = [
     hex(encodeEnvelope({ round: "s.1", code: "because", message: "" })),
     "malformed",
   ],
+  ["an enrolment with its claim", "up", "enrol", claimed, "malformed"],
+  ["a grant without anchors", "down", "enrolled", anchorless, "malformed"],
   ["an offer of a plan of version 2", "down", "offer", badOffer({ version: 2 }), "malformed"],
   [
     "an offer without one grid entry a tensor",
@@ -255,6 +280,9 @@ const vectors = {
       code: "train-failed",
       message: "out of memory",
     }),
+    valid("up", "enrol", petition),
+    valid("up", "renew", petition),
+    valid("down", "enrolled", grant),
     valid("down", "welcome", { gateway: "gw-1", site: "hall-a", incarnation: "k3v9q2" }),
     valid("down", "offer", { gateway: "gw-1", plan, remainingMs: 19_000 }),
     valid("down", "part", { model: "press-line.3", digest: manifest.digest, offset: 0 }, payload),
