@@ -31,6 +31,11 @@ export type DeviceLink = {
   /** Sends one device what `broadcast` sent to all before it connected. */
   sendAll(device: string, kind: AllKind, bytes: Uint8Array): void;
   broadcast(kind: AllKind, bytes: Uint8Array): void;
+  /**
+   * Ends connections of devices whose certificates or tokens, given at a time in seconds since 1970,
+   * are void; returns how many. Left out where nobody shows any.
+   */
+  cut?(isVoid: (device: string, givenAt: number) => boolean): number;
   close(): Promise<void>;
 };
 

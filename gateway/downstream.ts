@@ -2,11 +2,13 @@ import { roundsOf, type Partial as Sum } from "@tributary/proto/algebra/partial.
 import type { AttachResponse, RoundProgress } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock } from "@tributary/proto/host/clock.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
+import type { IsVoid } from "@tributary/proto/identity/denylist.js";
 import { createAttachments, type Members } from "@tributary/proto/tier/attach.js";
 import { listenGrpc } from "@tributary/proto/tier/grpc-server.js";
 import { createInbox } from "@tributary/proto/tier/inbox.js";
 import { createService } from "@tributary/proto/tier/service.js";
 import { SPOOL_FOLDER } from "@tributary/proto/tier/spool.js";
+import type { TrustKeeper } from "@tributary/proto/tier/trust.js";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import type { Refusal } from "@tributary/proto/wire/verdict.js";
@@ -40,6 +42,10 @@ export type Downstream = {
   /** What is above this gateway has changed. */
   pathChanged(): void;
   sessionOver(session: string): void;
+  /** A newer denylist is known: those below get it. */
+  denylist(list: { readonly sequence: number; readonly text: string }): void;
+  /** Ends the streams of gateways that are shut out; returns how many. */
+  cut(isVoid: IsVoid): number;
   close(): Promise<void>;
 };
 
@@ -57,6 +63,8 @@ export type DownstreamOptions = {
   readonly telemetry: TelemetryBelow;
   /** What is above, the upstream first and the root last; empty as long as that is not known. */
   readonly above: () => readonly string[];
+  /** Undefined where the gateway belongs to no fleet. */
+  readonly trust: () => TrustKeeper | undefined;
   readonly onDeviceChange: (change: DeviceChange) => void;
   readonly onProgress: (progress: RoundProgress) => void;
   readonly onPlanRefused: (round: string, refusal: Refusal) => void;
@@ -82,6 +90,7 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
     upstream: config.gateway,
     above: options.above,
     nowMs: () => (time.trusted ? time.nowMs() : 0),
+    trust: options.trust,
     heartbeatIntervalMs,
     heartbeatMissedMs,
   });
@@ -180,6 +189,11 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
       }
       attachments.links.broadcast(sessionOver(session));
     },
+    denylist({ sequence, text }) {
+      const value = { denylistSequence: BigInt(sequence), denylist: text };
+      attachments.links.broadcast({ message: { $case: "trust", value } });
+    },
+    cut: attachments.shut,
     async close() {
       attachments.close();
       modelsBelow.close();

@@ -2,6 +2,9 @@ import type { EventSink } from "@tributary/proto/host/events.js";
 import type { LinkEvent } from "@tributary/proto/tier/events.js";
 import type { DropReason } from "./drops.js";
 
+/** How a denylist came: from the upstream, a gateway below, a device, a file, or with a certificate. */
+export type DenylistWay = "upstream" | "below" | "device" | "file" | "grant";
+
 /** What a gateway reports, in a closed vocabulary. Fields are flat; sizes and times carry units. */
 export type GatewayEvent =
   | LinkEvent
@@ -41,6 +44,20 @@ export type GatewayEvent =
       port: number;
     }
   | { level: "info"; name: "gateway-stopped"; gateway: string }
+  | { level: "warn"; name: "update-on-trial"; softwareVersion: string; starts: number }
+  | { level: "info"; name: "update-kept"; softwareVersion: string }
+  | { level: "error"; name: "update-unhealthy"; softwareVersion: string; message: string }
+  | { level: "error"; name: "update-went-back"; softwareVersion: string }
+  | {
+      level: "warn";
+      name: "denylist-taken";
+      sequence: number;
+      entries: number;
+      way: DenylistWay;
+      /** Live connections that it ended. */
+      cut: number;
+    }
+  | { level: "warn"; name: "denylist-refused"; way: DenylistWay; code: string; message: string }
   | { level: "info"; name: "uplink-attached"; upstream: string }
   | { level: "warn"; name: "uplink-lost"; reason: string; retryMs: number }
   | { level: "info"; name: "uplink-window"; open: boolean; trusted: boolean }

@@ -12,10 +12,13 @@ import { type BrokerOptions, createBroker, type DeviceLink } from "./broker.js";
 import { bufferBudgets } from "./budgets.js";
 import { buildDateMs } from "./build-date.js";
 import type { GatewayConfig } from "./config.js";
+import { openDenylist } from "./denylist.js";
+import { createCarriers } from "./denylist-carriers.js";
 import { createDeviceRegistry } from "./devices.js";
 import { type Downstream, type DownstreamOptions, openDownstream } from "./downstream.js";
 import { createDrops } from "./drops.js";
 import type { GatewayEvents } from "./events.js";
+import type { GatewayIdentity } from "./identity.js";
 import { fullIdleOf } from "./idle.js";
 import { createInbound } from "./inbound.js";
 import { refuseDamagedIndex } from "./index-files.js";
@@ -74,6 +77,7 @@ export type GatewayParts = {
   readonly broker: (options: BrokerOptions) => Promise<DeviceLink>;
 };
 
+  readonly identity: GatewayIdentity;
 export type GatewayOptions = {
   readonly config: GatewayConfig;
   readonly softwareVersion: string;
@@ -229,6 +233,27 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
 
     const rounds: Rounds = await createRounds({
       gateway,
+    const { identity } = parts;
+    const denylist =
+      identity &&
+      (await openDenylist({
+        identity,
+        store,
+        time,
+        cut(isVoid) {
+          const isCut = (device: string, givenAt: number) => isVoid("device", device, givenAt);
+          return (link.cut?.(isCut) ?? 0) + (downstream?.cut(isVoid) ?? 0);
+        },
+        onNewer(list) {
+          carriers?.broadcast(list);
+          downstream?.denylist(list);
+        },
+        onHeld: () => uplink?.trustChanged(),
+        below: () => downstream?.roll.names() ?? [],
+        events,
+      }));
+    teardown.push(() => denylist?.close());
+    const carriers = denylist && createCarriers({ holder: denylist, link, replies });
       site,
       absentGraceMs: config.absentGraceMs,
       modelCacheBytes: config.modelCacheBytes,
@@ -317,6 +342,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         events,
         clock,
         time,
+        trust: () => denylist?.keeper,
         ...(parts.listenDownstream && { listen: parts.listenDownstream }),
       });
       teardown.push(() => downstream?.close());
@@ -361,6 +387,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       handlers: {
         onTime: time.hear,
         onAttached() {
+      trustHeld: () => denylist?.held(),
           models.kick();
           shipping.kick();
           telemetry?.attached();
@@ -396,6 +423,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       },
       events,
       clock,
+        onTrust: (trust) => denylist?.heard(trust),
       random,
       backoff,
     });
@@ -425,6 +453,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const shownRounds = () =>
       viewRounds({
         progress: running.progress(),
+      carriers,
         atWork: (round) => downstream?.branches.atWork(round) ?? [],
         ended: record.ended,
         waiting: outbox.rounds(),

@@ -38,6 +38,10 @@ export const limits = {
     /** Devices that went with a part of it spent and are remembered; the oldest is forgotten. */
     away: 10_000,
   },
+  /** Denylists that devices bring at a time, in parts. Past it the one that waits longest is dropped. */
+  listsBrought: 4,
+  /** Devices known for a denylist that nobody signed: no more is taken of them; the oldest is forgotten. */
+  liars: 1_024,
   /** Further drops for one reason are counted for so long, and reported together, in milliseconds. */
   dropsReportMs: 10_000,
   /**

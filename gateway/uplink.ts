@@ -8,6 +8,8 @@ import type {
   RoundProgress,
   Telemetry,
   TelemetryReceipt,
+  Trust,
+  TrustHeld,
   Welcome,
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
@@ -36,6 +38,8 @@ export type UplinkHandlers = {
   onSessionOver(session: string): void;
   onPublished(session: string, manifest: Uint8Array, layout: Uint8Array): void;
   onTelemetryReceipt(receipt: TelemetryReceipt): void;
+  /** What the upstream holds of the fleet's denylist; what to send it, if anything. */
+  onTrust?(trust: Trust): Trust | undefined;
 };
 
 /** What the uplink asks for whenever it (re)attaches or beats. */
@@ -45,6 +49,8 @@ export type UplinkFacts = {
   /** Progress of every round that is open or sealed and not yet closed upstream. */
   progress(): Iterable<RoundProgress>;
   heartbeat(): Omit<Heartbeat, "sequence">;
+  /** Undefined where the gateway belongs to no fleet. */
+  trustHeld?(): TrustHeld | undefined;
 };
 
 /** The control stream to the upstream: always wanted, often away, never waited for. */
@@ -55,6 +61,8 @@ export type Uplink = {
   deviceChanged(change: DeviceChange): void;
   progress(progress: RoundProgress): void;
   planRefused(round: string, refusal: Refusal): void;
+  /** What the gateway, or one below, holds of the fleet's denylist has changed. */
+  trustChanged(): void;
   /** Whether it was handed to the link; its receipt, or the next attachment, follows. */
   telemetry(message: Telemetry): boolean;
   /** Outside its windows the link is given up and not tried; it is open until told otherwise. */
@@ -81,6 +89,7 @@ type Pending = {
   devices: Map<string, DeviceRecord | "left">;
   progress: Map<string, RoundProgress>;
   refused: Map<string, Refusal>;
+  trust: boolean;
   /** Messages that are cut already: the full device list. */
   ready: AttachRequest[];
 };
@@ -89,6 +98,7 @@ const emptyPending = (): Pending => ({
   devices: new Map(),
   progress: new Map(),
   refused: new Map(),
+  trust: false,
   ready: [],
 });
 
@@ -196,6 +206,11 @@ export function createUplink(options: UplinkOptions): Uplink {
         return;
       case "telemetryReceipt":
         return handlers.onTelemetryReceipt(message.value);
+      case "trust": {
+        const value = handlers.onTrust?.(message.value);
+        if (value !== undefined) write(attempt, { message: { $case: "trust", value } });
+        return;
+      }
       default: // a newer upstream's message is passed over
     }
   }
@@ -219,6 +234,7 @@ export function createUplink(options: UplinkOptions): Uplink {
     events({ level: "info", name: "uplink-attached", upstream: value.upstream });
     pending = emptyPending();
     pending.ready = fullDeviceList(facts.devices());
+    pending.trust = true;
     for (const progress of facts.progress()) pending.progress.set(progress.round, progress);
     flush();
     const asked = value.heartbeatIntervalMs;
@@ -259,6 +275,10 @@ export function createUplink(options: UplinkOptions): Uplink {
     flushTimer = undefined;
     const attempt = current;
     if (attempt === undefined || attempt.over || !attempt.attached || draining) return;
+    const trustHeld = pending.trust ? facts.trustHeld?.() : undefined;
+    pending.trust = false;
+    if (trustHeld !== undefined)
+      pending.ready.push({ message: { $case: "trustHeld", value: trustHeld } });
     pending.ready.push(...cutPending(pending));
     while (!draining) {
       const message = pending.ready.shift();
@@ -288,6 +308,11 @@ export function createUplink(options: UplinkOptions): Uplink {
     planRefused(round, refusal) {
       if (!attached()) return;
       pending.refused.set(round, refusal);
+      scheduleFlush();
+    },
+    trustChanged() {
+      if (!attached()) return;
+      pending.trust = true;
       scheduleFlush();
     },
     telemetry(value) {
