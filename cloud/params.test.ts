@@ -127,6 +127,13 @@ test("rules that contradict one another are errors", () => {
   assert.deepEqual(problems({ aggregation }), []);
 });
 
+test("clipNorm is a length, and nothing by default", () => {
+  assert.ok(!("clipNorm" in sessionParamsSchema.parse(minimal)));
+  assert.deepEqual(problems({ clipNorm: 0.5 }), []);
+  for (const clipNorm of [0, -1, Number.POSITIVE_INFINITY, Number.NaN])
+    assert.match(problems({ clipNorm }).join(), /^clipNorm/);
+});
+
 test("populations are whole numbers of one and more that add up exactly", () => {
   const named = (populations: Record<string, number>) =>
     problems({ aggregation: { kind: "site-memory", populations } });

@@ -128,6 +128,11 @@ export const sessionParamsSchema = z
     saturate: z.boolean().default(true),
     /** nMax: samples behind one update. */
     nMax: count(limits.samplesMax).default(1_000_000),
+    /**
+     * The most L2 norm that one device's update has in the sum: its gateway scales down what is past it, and
+     * counts it. Without it the range alone bounds what one device can do.
+     */
+    clipNorm: z.number().positive().finite().optional(),
     /** NMax: samples behind a whole round. */
     totalMax: count(Number.MAX_SAFE_INTEGER).default(1_000_000_000),
     training: trainingParamsSchema.prefault({}),

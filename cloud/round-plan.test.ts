@@ -45,6 +45,15 @@ test("fraction bits of tensors that the model lacks are refused", () => {
   assert.equal(refused.ok ? "ok" : refused.code, "plan-invalid");
 });
 
+test("the bound of an update's norm is in a training plan that asks for one", () => {
+  assert.ok(!("clipNorm" in made(1).plan));
+  const params = paramsOf({ clipNorm: 0.25 });
+  for (const task of ["train", "evaluate"] as const) {
+    const plan = makePlan(params, 1, task, base);
+    assert.equal(plan.ok && readPlan(plan.bytes).clipNorm, task === "train" ? 0.25 : undefined);
+  }
+});
+
 test("what follows from the aggregation is in a training plan, and only what is asked for", () => {
   const flagsOf = (over: Parameters<typeof paramsOf>[0], task: "train" | "evaluate" = "train") => {
     const plan = makePlan(paramsOf(over), 1, task, base);

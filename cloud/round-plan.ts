@@ -45,6 +45,7 @@ export function makePlan(
     siteDeadlineMs: siteDeadlineMs(params),
     deadlineMs: params.deadlineMs,
     ...(task === "train" && aggregationFlags(params)),
+    ...(task === "train" && params.clipNorm !== undefined && { clipNorm: params.clipNorm }),
   });
   if (!parsed.success) {
     const issue = parsed.error.issues[0];

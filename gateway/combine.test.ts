@@ -41,6 +41,7 @@ function updateOf(device: string, steps: number, samples = 10): Update & { relea
     begin,
     payload,
     released: 0,
+    clipped: false,
     release: () => void update.released++,
   };
   return update;
@@ -67,6 +68,24 @@ describe("commits", () => {
     const again = await open(disk);
     assert.equal(again.digests.get("a"), update.begin.digest);
     assert.equal(await sealedValue(again), 30n);
+  });
+
+  it("count what was clipped, also from a journal and a checkpoint", async () => {
+    const disk = memoryDisk();
+    const clock = createManualClock();
+    const first = await open(disk);
+    await first.commit({ ...updateOf("a", 3), clipped: true });
+    await first.commit(updateOf("b", 3));
+    disk.crash();
+    const again = await open(disk, { clock, uploading: () => 1 });
+    const more = Array.from({ length: 40 }, (_, i) => ({ ...updateOf(`d${i}`, 1), clipped: true }));
+    const commits = more.map((update) => again.commit(update));
+    clock.advance(250);
+    await Promise.all(commits);
+    assert.ok(disk.bytesAppended < 40 * 4_000, `${disk.bytesAppended} bytes`);
+    disk.crash();
+    const last = await open(disk);
+    assert.equal((await last.seal())?.clipped, 41);
   });
 
   it("share a sync when they come while one is under way", async () => {

@@ -109,10 +109,11 @@ export async function openCombine(options: CombineOptions): Promise<Combine> {
   }
 
   function replayUpdate(bytes: Uint8Array): void {
-    const { device, samples, encoding, saturated, metrics, digest, payload } = decodeUpdate(bytes);
+    const { device, samples, encoding, saturated, metrics, digest, payload, clipped } =
+      decodeUpdate(bytes);
     // A write whose failure was reported may be on disk all the same, and once more after it.
     if (digests.has(device)) return;
-    const contributor = { device, samples };
+    const contributor = { device, samples, clipped: clipped === true };
     demand(accumulator.add(payload, encoding, contributor, metrics, saturated));
     digests.set(device, digest);
     durableWeight += samples;
@@ -128,7 +129,7 @@ export async function openCombine(options: CombineOptions): Promise<Combine> {
 
   function fold(item: Pending): void {
     const { device, begin, payload } = item.update;
-    const contributor = { device, samples: begin.samples };
+    const contributor = { device, samples: begin.samples, clipped: item.update.clipped };
     const { encoding, metrics, saturated } = begin;
     demand(accumulator.add(payload, encoding, contributor, metrics, saturated));
     item.folded = true;

@@ -90,6 +90,14 @@ export type GatewayEvent =
   | { level: "debug"; name: "round-offered"; round: string; device: string }
   | { level: "info"; name: "device-declined"; round: string; device: string; code: string }
   | { level: "debug"; name: "update-receipted"; round: string; device: string; samples: number }
+  | {
+      level: "info";
+      name: "update-clipped";
+      round: string;
+      device: string;
+      norm: number;
+      clipNorm: number;
+    }
   | { level: "debug"; name: "update-repeated"; round: string; device: string }
   | {
       level: "warn";

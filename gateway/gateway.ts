@@ -322,6 +322,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     teardown.push(() => ingest?.close());
     modelParts = createParts({ models, recover: publications.recover, link, replies, clock });
     teardown.push(() => modelParts?.close());
+      onClipped: (round, device, norm, clipNorm) =>
+        events({ level: "info", name: "update-clipped", round, device, norm, clipNorm }),
 
     if (config.downstream !== undefined) {
       downstream = await openDownstream({

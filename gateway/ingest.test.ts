@@ -23,6 +23,7 @@ function bench(
     ledger?: Pick<Map<string, string>, "get">;
     check?: () => Refusal;
     commit?: () => Promise<Verdict<object>>;
+    plan?: Partial<typeof plan>;
   } = {},
 ) {
   const said: Said[] = [];
@@ -38,9 +39,10 @@ function bench(
   const clock = createManualClock();
   const commits: { update: Update; settle: (verdict: Verdict<object>) => void }[] = [];
   const refusals: string[] = [];
+  const clippings: { round: string; device: string; norm: number }[] = [];
   const round = { open: true, weight: 0 };
   const view: RoundView = {
-    plan,
+    plan: { ...plan, ...changes.plan },
     get open() {
       return round.open;
     },
@@ -54,6 +56,7 @@ function bench(
     uploadIdleMs: 1_000,
     retryAfterMs: 50,
     storage: { fits: () => true, state: "ok" },
+    onClipped: (round, device, norm) => void clippings.push({ round, device, norm }),
     replies,
     clock,
     rounds: {
@@ -71,11 +74,47 @@ function bench(
     }
   };
   const last = () => said.at(-1);
-  return { ingest, said, last, clock, commits, round, send, refusals };
+  return { ingest, said, last, clock, commits, round, send, refusals, clippings };
 }
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 const update = (device: string, steps = 3) => sampleUpdate(plan, device, steps);
+
+describe("an upload under a norm", () => {
+  it("past it is scaled down in place, on record under the digest that its device gave it", () => {
+    const { ingest, commits, send, clippings } = bench({ plan: { clipNorm: 0.03125 } });
+    for (const [device, steps] of [
+      ["a", 4],
+      ["b", 2],
+    ] as const) {
+      const sent = update(device, steps);
+      ingest.begin(device, sent.begin);
+      send(device, sent);
+    }
+    // 256 values of 4 / 1024 have a norm of 1/16.
+    assert.deepEqual(clippings, [{ round: plan.round, device: "a", norm: 0.0625 }]);
+    const taken = commits.map(({ update: { device, begin, payload, clipped } }) => ({
+      device,
+      digest: begin.digest,
+      clipped,
+      payload: Buffer.from(payload),
+    }));
+    const half = Buffer.from(update("a", 2).payload);
+    assert.deepEqual(taken, [
+      { device: "a", digest: update("a", 4).begin.digest, clipped: true, payload: half },
+      { device: "b", digest: update("b", 2).begin.digest, clipped: false, payload: half },
+    ]);
+  });
+
+  it("is as it came where the plan names none", () => {
+    const { ingest, commits, send, clippings } = bench();
+    const a = update("a", 4_000);
+    ingest.begin("a", a.begin);
+    send("a", a);
+    assert.deepEqual(clippings, []);
+    assert.deepEqual(Buffer.from(commits[0]?.update.payload ?? []), Buffer.from(a.payload));
+  });
+});
 
 describe("an upload", () => {
   it("is granted, taken in order, and receipted once it is committed", async () => {

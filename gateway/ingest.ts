@@ -1,4 +1,5 @@
 import type { CheckRefusal } from "@tributary/proto/algebra/accumulator.js";
+import { clipUpdate } from "@tributary/proto/algebra/clip.js";
 import { bytesPerValue } from "@tributary/proto/algebra/grid.js";
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import { createHasher, type Hasher } from "@tributary/proto/host/digest.js";
@@ -23,6 +24,8 @@ export type Update = {
   readonly round: string;
   readonly device: string;
   readonly begin: Begin;
+  /** Whether its norm was past the plan's bound; the payload is what clipping left. */
+  readonly clipped: boolean;
   /** Valid until `release` is called, which happens once, when the bytes are needed no more. */
   readonly payload: Uint8Array;
   release(): void;
@@ -70,6 +73,8 @@ export type IngestOptions = {
   readonly retryAfterMs: number;
   readonly rounds: RoundSource;
   readonly storage: StorageFacts;
+  /** An update's L2 norm was past its plan's bound, and was scaled down to it. */
+  readonly onClipped: (round: string, device: string, norm: number, clipNorm: number) => void;
   readonly replies: Replies;
   readonly clock: Clock;
 };
@@ -224,6 +229,18 @@ export function createIngest(options: IngestOptions): Ingest {
     };
   }
 
+  /** Holds an update to the plan's norm, in its own buffer; whether it was past it. */
+  function clip(
+    { clipNorm, layout, grid, encoding, round }: Plan,
+    device: string,
+    update: Uint8Array,
+  ) {
+    if (clipNorm === undefined || update.length === 0) return false;
+    const { norm, clipped } = clipUpdate(update, encoding, layout, grid, clipNorm);
+    if (clipped) options.onClipped(round, device, norm, clipNorm);
+    return clipped;
+  }
+
   function finish(upload: Upload): void {
     const { device, begin } = upload;
     if (upload.hasher.digest() !== begin.digest) {
@@ -250,9 +267,10 @@ export function createIngest(options: IngestOptions): Ingest {
       pump();
     };
     const payload = upload.buffer?.subarray(0, begin.bytes) ?? none;
+    const clipped = clip(view.plan, device, payload);
     const failed = refuse("storage-failed", "the gateway could not take the update; hold it");
     void rounds
-      .commit({ round: begin.round, device, begin, payload, release })
+      .commit({ round: begin.round, device, begin, payload, clipped, release })
       .catch(() => failed)
       .then((verdict) => {
         forget(upload);

@@ -23,6 +23,8 @@ const updateSchema = z.strictObject({
   samples: z.number().int().min(1).max(wire.samplesMax),
   encoding: encodingSchema,
   saturated: z.number().int().min(0),
+  /** Its norm was past the plan's bound, and what follows is the clipped update. */
+  clipped: z.literal(true).optional(),
   metrics: metricsSchema,
   digest: digestSchema,
 });
@@ -42,9 +44,10 @@ function frame(header: object, rest: readonly Uint8Array[]): Uint8Array[] {
   return [prefix, cbor, ...rest];
 }
 
-export function encodeUpdate({ device, begin, payload }: Update): Uint8Array[] {
+export function encodeUpdate({ device, begin, payload, clipped }: Update): Uint8Array[] {
   const { samples, encoding, saturated, metrics, digest } = begin;
-  return frame({ device, samples, encoding, saturated, metrics, digest }, [payload]);
+  const header = { device, samples, encoding, saturated, metrics, digest };
+  return frame(clipped ? { ...header, clipped } : header, [payload]);
 }
 
 export function encodeCheckpoint(

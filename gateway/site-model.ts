@@ -2,6 +2,7 @@ import { stretches } from "@tributary/proto/algebra/grid.js";
 import type { MetricSums } from "@tributary/proto/algebra/metric.js";
 import {
   type Contributor,
+  clippedField,
   compareContributors,
   meanFloat64,
   type Partial,
@@ -31,6 +32,8 @@ export type SiteWork = {
   readonly metrics: MetricSums;
   /** Values that devices clamped, over all rounds of the stretch. */
   readonly saturated: number;
+  /** Updates whose norm was clipped; left out when there are none. */
+  readonly clipped?: number;
 };
 
 /** D_K = D_(K-1) + mean(S_K, N_K), one float64 addition a coordinate; D_0 = 0. */
@@ -38,8 +41,9 @@ export function addSiteRound(before: SiteWork | undefined, sum: Partial): SiteWo
   const delta = meanFloat64(sum);
   const { metrics } = sum;
   if (before === undefined) {
-    const { contributors, saturated } = sum;
-    return { rounds: 1, delta, start: undefined, only: sum, contributors, metrics, saturated };
+    const { contributors, saturated, clipped = 0 } = sum;
+    const counts = { saturated, ...clippedField(clipped) };
+    return { rounds: 1, delta, start: undefined, only: sum, contributors, metrics, ...counts };
   }
   for (let i = 0; i < delta.length; i++) {
     delta[i] = (before.delta[i] as number) + (delta[i] as number);
@@ -52,6 +56,7 @@ export function addSiteRound(before: SiteWork | undefined, sum: Partial): SiteWo
     contributors: countAgain(before.contributors, sum.contributors),
     metrics,
     saturated: before.saturated + sum.saturated,
+    ...clippedField((before.clipped ?? 0) + (sum.clipped ?? 0)),
   };
 }
 
@@ -109,8 +114,9 @@ export function composeSite(work: SiteWork, subject: SiteSubject): Partial {
     }
   }
   const { site, base, baseDigest, grid, layout } = subject;
-  const { contributors, metrics } = work;
-  return { base, baseDigest, grid, layout, weight, site, contributors, metrics, saturated, sum };
+  const { contributors, metrics, clipped = 0 } = work;
+  const counts = { saturated, ...clippedField(clipped) };
+  return { base, baseDigest, grid, layout, weight, site, contributors, metrics, ...counts, sum };
 }
 
 /** Writes weight q; in halves, without a BigInt, where the product is an exact double. */

@@ -1,6 +1,6 @@
 import { decodePartial, encodePartial } from "@tributary/proto/algebra/frame.js";
 import { parameterCount } from "@tributary/proto/algebra/layout.js";
-import { meanFloat64 } from "@tributary/proto/algebra/partial.js";
+import { clippedField, meanFloat64 } from "@tributary/proto/algebra/partial.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import { decodeCbor, encodeCbor } from "@tributary/proto/wire/cbor.js";
@@ -49,6 +49,8 @@ const headerSchema = z.strictObject({
   number: count,
   rounds: count,
   saturated: count,
+  /** Left out when there are none. */
+  clipped: count.optional(),
   devices: z.array(idSchema),
   samples: z.array(count),
   updates: z.array(count),
@@ -123,6 +125,7 @@ function encodeState(
     number,
     rounds: work.rounds,
     saturated: work.saturated,
+    ...clippedField(work.clipped ?? 0),
     devices: contributors.map(({ device }) => device),
     samples: contributors.map(({ samples }) => samples),
     updates: contributors.map(({ updates }) => updates),
@@ -168,7 +171,7 @@ function decodeState(
   }
   const { round, devices, samples, updates, digests, numbers } = header.data;
   if (round !== plan.round) throw damaged(`is of ${round}`);
-  const { rounds, saturated, number, after } = header.data;
+  const { rounds, saturated, clipped = 0, number, after } = header.data;
   const stretch = after === undefined ? round : siteRoundId(round, after + 1);
   const contributors = devices.map((device, i) => ({
     round: stretch,
@@ -185,7 +188,14 @@ function decodeState(
   );
   const body = readBody(plan, rounds, after !== undefined, bytes.subarray(bodyAt));
   if (body === undefined) throw damaged("has a body that is not of its round");
-  const work = { rounds, ...body, contributors, metrics: Object.fromEntries(metrics), saturated };
+  const work = {
+    rounds,
+    ...body,
+    contributors,
+    metrics: Object.fromEntries(metrics),
+    saturated,
+    ...clippedField(clipped),
+  };
   return { state: { work, number, newest: new Map(newest) }, after };
 }
 

@@ -13,6 +13,7 @@ import { liftMetrics, type MetricSums, mergeMetrics } from "./metric.js";
 import {
   type Contributor,
   checkComparable,
+  clippedField,
   compareContributors,
   contributionKey,
   type MergeRefusal,
@@ -47,14 +48,14 @@ export type Accumulator = {
   /**
    * Adds n q for every coordinate. The values must have passed `check`.
    * @param values the whole update, in one piece or in several that hold whole values
-   * @param contributor counted under the subject's round, as one update
+   * @param contributor counted under the subject's round, as one update; `clipped` when its norm was
    * @param metrics values on the metric grid (round(value 2^20)), by name
    * @param saturated how many values the device clamped
    */
   add(
     values: Uint8Array | readonly Uint8Array[],
     encoding: Encoding,
-    contributor: Pick<Contributor, "device" | "samples">,
+    contributor: Pick<Contributor, "device" | "samples"> & { readonly clipped?: boolean },
     metrics: Readonly<Record<string, number>>,
     saturated: number,
   ): { readonly ok: true } | AddRefusal;
@@ -85,6 +86,7 @@ type Books = {
   sites: Set<string | null>;
   metrics: MetricSums;
   saturated: number;
+  clipped: number;
 };
 
 const emptyBooks = (): Books => ({
@@ -93,6 +95,7 @@ const emptyBooks = (): Books => ({
   sites: new Set(),
   metrics: {},
   saturated: 0,
+  clipped: 0,
 });
 
 /** |n q| must stay below this for the kernel to be exact. */
@@ -140,6 +143,7 @@ export function createAccumulator(
     books.sites.add(partial.site);
     books.metrics = mergeMetrics(books.metrics, partial.metrics);
     books.saturated += partial.saturated;
+    books.clipped += partial.clipped ?? 0;
   };
 
   return {
@@ -148,7 +152,7 @@ export function createAccumulator(
     },
     add(values, encoding, contributor, metrics, saturated) {
       const pieces = values instanceof Uint8Array ? [values] : values;
-      const { device, samples } = contributor;
+      const { device, samples, clipped = false } = contributor;
       const shaped = checkShape(pieces, encoding, coordinates);
       if (!shaped.ok) return shaped;
       if (!(Number.isSafeInteger(samples) && samples >= 1)) {
@@ -168,6 +172,7 @@ export function createAccumulator(
       books.sites.add(site);
       books.metrics = mergeMetrics(books.metrics, liftMetrics(metrics, samples));
       books.saturated += saturated;
+      if (clipped) books.clipped++;
       return { ok: true };
     },
     merge(partial) {
@@ -177,7 +182,7 @@ export function createAccumulator(
     },
     snapshot() {
       settle();
-      const { weight, metrics, saturated } = books;
+      const { weight, metrics, saturated, clipped } = books;
       const contributors = [...books.contributors.values()].sort(compareContributors);
       const [only = site] = books.sites;
       const from = books.sites.size > 1 ? null : only;
@@ -191,6 +196,7 @@ export function createAccumulator(
         contributors,
         metrics,
         saturated,
+        ...clippedField(clipped),
         sum,
       };
     },

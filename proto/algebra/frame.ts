@@ -14,7 +14,13 @@ import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
 import { stretches } from "./grid.js";
 import { parameterCount } from "./layout.js";
 import { METRIC_NAMES_MAX, type MetricSums } from "./metric.js";
-import { type Contributor, compareContributors, contributionKey, type Partial } from "./partial.js";
+import {
+  type Contributor,
+  clippedField,
+  compareContributors,
+  contributionKey,
+  type Partial,
+} from "./partial.js";
 
 /**
  * A Partial as bytes, little-endian:
@@ -70,6 +76,8 @@ const headerSchema = z.strictObject({
   updates: z.array(updatesSchema).max(limits.contributors).optional(),
   /** The site of all contributors; left out when they are of several. */
   site: idSchema.optional(),
+  /** Updates whose norm was clipped; left out when there are none. */
+  clipped: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER).optional(),
 });
 type Header = z.infer<typeof headerSchema>;
 
@@ -103,6 +111,7 @@ export function encodePartial(partial: Partial): Uint8Array[] {
     counts: [...counts.values()],
     ...(contributors.some((c) => c.updates > 1) && { updates: contributors.map((c) => c.updates) }),
     ...(site !== null && { site }),
+    ...clippedField(partial.clipped ?? 0),
     metrics: Object.keys(partial.metrics)
       .sort()
       .map((name) => {
@@ -163,6 +172,7 @@ export function decodePartial(
     contributors: contributors.list,
     metrics: metrics.sums,
     saturated,
+    ...clippedField(header.clipped ?? 0),
     sum,
   };
   const bounded = checkSums(partial);

@@ -39,6 +39,8 @@ export type Partial = Origin & {
   readonly metrics: MetricSums;
   /** Values that devices clamped to the range. */
   readonly saturated: number;
+  /** Updates whose norm was clipped; left out when there are none. */
+  readonly clipped?: number;
   /** One int64 per coordinate of the layout; none in an evaluation round. */
   readonly sum: BigInt64Array;
 };
@@ -79,9 +81,15 @@ export function merge(
       contributors: united.contributors,
       metrics: mergeMetrics(a.metrics, b.metrics),
       saturated: a.saturated + b.saturated,
+      ...clippedField((a.clipped ?? 0) + (b.clipped ?? 0)),
       sum,
     },
   };
+}
+
+/** `clipped` of a Partial with so many clipped updates. */
+export function clippedField(clipped: number): { readonly clipped?: number } {
+  return clipped > 0 ? { clipped } : {};
 }
 
 export function refuseTotal(weight: bigint, totalMax: bigint): Refusal<"total-overflow"> {

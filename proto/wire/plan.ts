@@ -77,6 +77,8 @@ export const planSchema = z
     overSelection: z.number().min(0).max(4),
     /** Updates a site needs, or its Partial is recorded as expired. */
     siteQuorum: z.number().int().min(1).max(limits.roster),
+    /** The most L2 norm of one update; a gateway scales down what is past it. Without it there is no bound. */
+    clipNorm: z.number().positive().finite().optional(),
     /** From the plan's arrival at a gateway until it seals, in milliseconds. */
     siteDeadlineMs: z.number().int().min(1),
     /** From the round's opening at the cloud until it closes, in milliseconds. */
