@@ -2,6 +2,7 @@ import { attributesSchema } from "@tributary/proto/wire/device-link.js";
 import { idSchema } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
 import { limits } from "./limits.js";
+import { packageRulesSchema } from "./packages.js";
 
 const optionsSchema = z.record(z.string(), z.unknown());
 
@@ -31,16 +32,33 @@ export const configSchema = z
     dataDir: z.string().min(1).optional(),
     /** Announced beside what the system says of itself, and set over it. */
     attributes: attributesSchema.default({}),
-    trainer: z.strictObject({
-      /** An ES module that exports `createTrainer(options)`. */
-      module: z.string().min(1),
-      options: optionsSchema.default({}),
-    }),
+    /** May be missing where packages run: such a device declines what comes without one. */
+    trainer: z
+      .strictObject({
+        /** An ES module that exports `createTrainer(options)`. */
+        module: z.string().min(1),
+        options: optionsSchema.default({}),
+      })
+      .optional(),
+    /** Compute packages: none runs unless its signer is pinned here. */
+    packages: packageRulesSchema.prefault({}),
     /** Where each sent update is also written down, for a checker. */
     auditDir: z.string().min(1).optional(),
     log: z.enum(["text", "json"]).default("text"),
   })
   .superRefine((config, issues) => {
+    if (config.trainer === undefined && config.packages.signers.length === 0)
+      issues.addIssue({
+        code: "custom",
+        path: ["trainer"],
+        message: "name a trainer's module, or pin a signer of packages in packages.signers",
+      });
+    if (config.packages.signers.length > 0 && config.dataDir === undefined)
+      issues.addIssue({
+        code: "custom",
+        path: ["dataDir"],
+        message: "is needed where packages run: they are kept there",
+      });
     if ((config.device === undefined) === (config.devices === undefined))
       issues.addIssue({
         code: "custom",
@@ -68,14 +86,15 @@ export type ConfiguredDevice = {
 
 /** The devices of a config, each with its options and attributes over the shared ones. */
 export function devicesOf(config: DeviceConfig): readonly ConfiguredDevice[] {
-  const { trainer, attributes } = config;
+  const { attributes } = config;
+  const shared = config.trainer?.options ?? {};
   if (config.devices === undefined)
     return config.device === undefined
       ? []
-      : [{ device: config.device, options: trainer.options, attributes }];
+      : [{ device: config.device, options: shared, attributes }];
   return config.devices.map((own) => ({
     device: own.device,
-    options: { ...trainer.options, ...own.options },
+    options: { ...shared, ...own.options },
     attributes: { ...attributes, ...own.attributes },
   }));
 }

@@ -1,8 +1,10 @@
+import { join } from "node:path";
 import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
 import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
 import { acquireLock, type Lock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
 import type { Attributes } from "@tributary/proto/wire/device-link.js";
+import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { announcedAttributes, systemAttributes } from "./attributes.js";
 import { openAudit } from "./audit.js";
@@ -16,6 +18,7 @@ import {
   type Send,
 } from "./link.js";
 import { type Models, openModels, viewModel } from "./models.js";
+import { openPackages, type PackageRules, type Packages, packageRulesSchema } from "./packages.js";
 import { createPerformer, type Performer } from "./perform.js";
 import { createReceiver } from "./receive.js";
 import { type Input, initialState, step } from "./round.js";
@@ -32,6 +35,8 @@ export type DeviceOptions = {
   /** The gateway's broker: mqtt://host:port */
   readonly gateway: string;
   readonly trainer: Trainer;
+  /** Which packages may run here in the trainer's place, and with what; by default none. */
+  readonly packages?: PackageRules;
   /** Announced beside, and over, what the system says of itself. */
   readonly attributes?: Attributes;
   /** This device's own folder. Without it updates and models live in memory only. */
@@ -64,7 +69,10 @@ export type Device = {
   close(): Promise<void>;
   /** The last good model of the cloud's: published, or trained from. */
   model(): Model | undefined;
-  /** Answers with the last good model and the trainer's `predict`; needs no connection. */
+  /**
+   * Answers with the last good model and the `predict` of the package that its session's rounds ran
+   * here last, else the trainer's; needs no connection.
+   */
   predict(input: unknown): Promise<Verdict<{ readonly output: unknown }, "unknown-model">>;
 };
 
@@ -87,10 +95,18 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
   const send: Send = (kind, header) => void publish(kind, header).catch(() => {});
 
   const models = await openModels(disk, storageFailed);
+  const packages = await openPackages({
+    rules: options.packages ?? packageRulesSchema.parse({}),
+    dir: options.dataDir === undefined ? undefined : join(options.dataDir, "packages"),
+    clock,
+    random,
+    onFailure: storageFailed,
+  });
   const machine = createMachine(clock, () => performer);
   const { dispatch } = machine;
   const fetcher = createFetcher({
     models,
+    packages,
     clock,
     random,
     report,
@@ -98,7 +114,10 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
     onFetched: (digest) => dispatch({ on: "fetched", digest }),
     onFailed: (digest, code, message) => dispatch({ on: "fetch-failed", digest, code, message }),
   });
-  const runner = createTaskRunner({ device, trainer, models, clock, report, onEnd: dispatch });
+  const runner = createTaskRunner({
+    ...{ device, trainer, models, packages, clock, report },
+    onEnd: dispatch,
+  });
   const slot = openSlot(disk, device);
   const audit = openAudit(auditDisk, device);
   const sender = createChunkSender({
@@ -126,6 +145,7 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
         await lock?.release();
         throw cause;
       });
+      await packages.sweep();
       const model = models.good()?.id;
       const kept = { ...(model && { model }), ...(held && { held }) };
       report({ level: "info", name: "started", ...kept });
@@ -148,7 +168,7 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
       fetcher.abort();
       await link?.close();
       await runner.close();
-      await Promise.all([slot.settled(), models.settled()]);
+      await Promise.all([slot.settled(), models.settled(), packages.settled()]);
       await lock?.release();
       report({ level: "info", name: "stopped" });
     },
@@ -156,7 +176,7 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
       const good = models.good();
       return good && viewModel(good);
     },
-    predict: (input) => predict(models, trainer, input),
+    predict: (input) => predict(models, packages, trainer, input),
   };
 }
 
@@ -224,7 +244,8 @@ function createMachine(clock: Clock, performer: () => Performer) {
 
 async function predict(
   models: Models,
-  trainer: Trainer,
+  packages: Packages,
+  own: Trainer,
   input: unknown,
 ): Promise<Verdict<{ readonly output: unknown }, "unknown-model">> {
   const good = models.good();
@@ -232,6 +253,9 @@ async function predict(
     const message = "no model is kept yet: the device gets its first when it has been connected";
     return refuse("unknown-model", message);
   }
+  // What trained the model knows how to answer with it.
+  const { session = "" } = splitNumberedId(good.id) ?? {};
+  const trainer = (await packages.predictor(session)) ?? own;
   if (trainer.predict === undefined)
     return refuse("unknown-model", "the trainer has no predict: it does not say how to answer");
   return { ok: true, output: await trainer.predict(viewModel(good), input) };

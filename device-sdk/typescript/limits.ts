@@ -24,6 +24,19 @@ export const limits = {
   finishedRounds: 64,
   /** Model files kept. The oldest that is not the last good one goes. */
   models: 2,
+  /** Compute packages kept; the one unused longest goes. Sessions noted for one: those last. */
+  packages: 2,
+  packageSessions: 16,
+  /** Signers that a config pins. A config with more is refused. */
+  packageSigners: 32,
+  /** One file that a package's command writes, in bytes, and files that it has open (the kernel's limits). */
+  packageFileBytes: wire.modelBytes,
+  packageOpenFiles: 1_024,
+  /** The result, and the answer to a prediction, that a command leaves, in bytes. The task fails. */
+  packageResultBytes: 64 * 1024,
+  packageOutputBytes: 1024 * 1024,
+  /** What a failed command wrote to its standard error last, in characters; the rest is dropped. */
+  packageErrorChars: 300,
   /** The wait for system attributes before the first `hello` goes without them. */
   attributesMs: 3_000,
   /** The wait, at close, for a trainer to come back after its signal. Then it is left behind. */

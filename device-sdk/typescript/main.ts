@@ -8,6 +8,7 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import type { Verdict } from "@tributary/proto/wire/verdict.js";
 import { type ConfiguredDevice, configSchema, type DeviceConfig, devicesOf } from "./config.js";
 import { createDevice, type Device, type DeviceOptions } from "./device.js";
+import { packagesOnly } from "./package-trainer.js";
 import { baseDirOf, loadTrainerModule } from "./trainer-module.js";
 
 /** The commands of a device: `tributary device start` and `tributary device predict`. */
@@ -85,17 +86,22 @@ export async function predictOnce(
 /** One device of the config as the options that make it. */
 async function describe(
   { file }: ConfigPlace,
-  { site, gateway, trainer, dataDir, auditDir }: DeviceConfig,
+  { site, gateway, trainer, packages, dataDir, auditDir }: DeviceConfig,
   { device, options, attributes }: ConfiguredDevice,
 ): Promise<DeviceOptions> {
   const base = baseDirOf(file);
-  const createTrainer = await loadTrainerModule(resolve(base, trainer.module));
+  const createTrainer =
+    trainer === undefined
+      ? () => packagesOnly
+      : await loadTrainerModule(resolve(base, trainer.module));
+  const trainedOn = packages.dataDir && { dataDir: resolve(base, packages.dataDir) };
   return {
     device,
     site,
     gateway,
     attributes,
     trainer: await createTrainer(options),
+    packages: { ...packages, ...trainedOn },
     ...(dataDir === undefined ? {} : { dataDir: join(resolve(base, dataDir), device) }),
     ...(auditDir === undefined ? {} : { auditDir: resolve(base, auditDir) }),
   };

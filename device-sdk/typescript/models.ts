@@ -1,12 +1,12 @@
 import { type Layout, sameLayout, tensorLength } from "@tributary/proto/algebra/layout.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
-import type { AppendFile, Disk } from "@tributary/proto/host/disk.js";
+import type { Disk } from "@tributary/proto/host/disk.js";
 import { digestSchema, modelIdSchema } from "@tributary/proto/wire/ids.js";
-import { chunkCount, chunkLength, verifyChunk } from "@tributary/proto/wire/manifest.js";
 import type { Manifest } from "@tributary/proto/wire/plan.js";
 import { decodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { z } from "zod";
+import { createDiskQueue, type HeldChunks, heldFile, openHeldChunks } from "./held.js";
 import { limits } from "./limits.js";
 import type { Model } from "./trainer.js";
 
@@ -44,15 +44,6 @@ export type Models = {
   openHeld(manifest: Manifest): Promise<HeldChunks>;
   /** Resolves when nothing is being written. */
   settled(): Promise<void>;
-};
-
-/** The verified chunks of a file whose transfer is not complete; without a disk, none. */
-export type HeldChunks = {
-  /** Whole chunks from the start of the file. */
-  readonly bytes: Uint8Array;
-  /** Adds verified bytes, written in the background: what a crash loses is fetched again. */
-  extend(bytes: Uint8Array): void;
-  close(): void;
 };
 
 const INDEX = "models.json";
@@ -99,17 +90,7 @@ export async function openModels(
     return decoded;
   };
 
-  /** Disk work in the order in which it came up; a failure is reported and the next goes on. */
-  let work: Promise<void> = Promise.resolve();
-  const onDisk = (what: string, run: (disk: Disk) => Promise<void>): Promise<void> => {
-    if (disk === undefined) return work;
-    work = work
-      .then(() => run(disk))
-      .catch((cause: unknown) =>
-        onFailure(what, cause instanceof Error ? cause.message : String(cause)),
-      );
-    return work;
-  };
+  const { onDisk, settled } = createDiskQueue(disk, onFailure);
 
   const writeIndex = async (to: Disk): Promise<void> => {
     const models = entries.map(({ id, digest }) => ({ id, digest }));
@@ -161,26 +142,8 @@ export async function openModels(
       });
       return { ok: true, model: decoded };
     },
-    async openHeld(manifest) {
-      let bytes: Uint8Array = new Uint8Array(0);
-      let file: AppendFile | undefined;
-      await onDisk("held chunks", async (from) => {
-        bytes = await readHeld(from, manifest);
-      });
-      return {
-        bytes,
-        extend(more) {
-          void onDisk("held chunks", async (to) => {
-            file ??= await to.openAppend(heldFile(manifest.digest));
-            await file.append([more]);
-          });
-        },
-        close() {
-          void onDisk("held chunks", async () => file?.close());
-        },
-      };
-    },
-    settled: () => work,
+    openHeld: (manifest) => openHeldChunks(onDisk, manifest),
+    settled,
   };
 }
 
@@ -198,10 +161,6 @@ export function viewModel({ id, digest, layout, values }: StoredModel): Model {
 
 function modelFile(digest: string): string {
   return `${digest}.safetensors`;
-}
-
-function heldFile(digest: string): string {
-  return `${digest}.part`;
 }
 
 async function readIfThere(disk: Disk | undefined, path: string): Promise<Uint8Array | undefined> {
@@ -231,23 +190,4 @@ async function removeUnnamed(disk: Disk, entries: readonly Entry[]): Promise<voi
   const named = new Set(entries.map(({ digest }) => modelFile(digest)));
   for (const name of await disk.list("."))
     if (name.endsWith(".safetensors") && !named.has(name)) await disk.remove(name);
-}
-
-/** Reads the held chunks, and cuts off what does not verify, so that appending goes on behind it. */
-async function readHeld(disk: Disk, manifest: Manifest): Promise<Uint8Array> {
-  const file = heldFile(manifest.digest);
-  // Other broken transfers will not go on: their models are no longer asked for.
-  for (const name of await disk.list("."))
-    if (name.endsWith(".part") && name !== file) await disk.remove(name);
-  const bytes = await readIfThere(disk, file);
-  if (bytes === undefined) return new Uint8Array(0);
-  let good = 0;
-  for (let index = 0; index < chunkCount(manifest); index++) {
-    const chunk = bytes.subarray(good, good + chunkLength(manifest, index));
-    if (!verifyChunk(manifest, good, chunk, sha256).ok) break;
-    good += chunk.length;
-  }
-  const held = bytes.subarray(0, good);
-  if (good !== bytes.length) await disk.writeFileAtomic(file, [held]);
-  return held;
 }

@@ -46,7 +46,7 @@ export function createPerformer(parts: PerformerParts): Performer {
   };
 
   const handlers: Handlers = {
-    fetch: ({ manifest, layout, good }) => fetcher.start(manifest, layout, good),
+    fetch: ({ manifest, layout, good, wanted }) => fetcher.start(manifest, layout, good, wanted),
     "abort-fetch": () => fetcher.abort(),
     train: ({ task }) => runner.start(task),
     "abort-training": ({ reason }) => runner.abort(reason),

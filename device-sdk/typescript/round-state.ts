@@ -1,6 +1,6 @@
 import type { Code } from "@tributary/proto/wire/codes.js";
 import type { Down } from "@tributary/proto/wire/device-link.js";
-import type { Manifest, Plan } from "@tributary/proto/wire/plan.js";
+import type { Manifest, Plan, PlanPackage } from "@tributary/proto/wire/plan.js";
 import type { DeviceEvent } from "./events.js";
 import { limits } from "./limits.js";
 import type { Update } from "./update.js";
@@ -104,6 +104,8 @@ export type Effect =
       readonly manifest: Manifest;
       readonly layout: Plan["layout"];
       readonly good: boolean;
+      /** The package that the plan has its devices run: seen to first. */
+      readonly wanted?: { readonly offered: PlanPackage; readonly session: string };
     }
   | { readonly do: "abort-fetch" }
   /** Run the trainer; ends in `trained` or `train-failed`, after an abort too. */

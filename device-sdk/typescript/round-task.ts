@@ -80,9 +80,10 @@ export function onOffer(state: State, task: Task, nowMs: number): Step {
 
 /** From idle: the waiting offer, else the newest published model, else nothing. */
 export function takeNext(state: State, nowMs: number): Step {
-  const { next, wanted } = state;
+  const { next, wanted: published } = state;
   if (next !== undefined) {
-    const { round, base, layout } = next.plan;
+    const { round, session, base, layout, package: offered } = next.plan;
+    const wanted = offered && { wanted: { offered, session } };
     const rest = { ...state, next: undefined };
     if (next.deadlineMs <= nowMs) {
       const reason = "the deadline passed before the device was free";
@@ -93,14 +94,14 @@ export function takeNext(state: State, nowMs: number): Step {
       rest,
       { at: "fetching", task: next },
       { do: "set-deadline", atMs: next.deadlineMs },
-      { do: "fetch", manifest: base, layout, good: isGood(next.plan) },
+      { do: "fetch", manifest: base, layout, good: isGood(next.plan), ...wanted },
     );
   }
-  if (wanted === undefined || !state.online) return same(state);
-  const { manifest, layout } = wanted;
+  if (published === undefined || !state.online) return same(state);
+  const { manifest, layout } = published;
   return to(
     { ...state, wanted: undefined },
-    { at: "refreshing", wanted },
+    { at: "refreshing", wanted: published },
     { do: "fetch", manifest, layout, good: true },
   );
 }

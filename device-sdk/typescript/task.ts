@@ -3,6 +3,7 @@ import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import type { DeviceEvent } from "./events.js";
 import { limits } from "./limits.js";
 import { type Models, type StoredModel, viewModel } from "./models.js";
+import type { Packages } from "./packages.js";
 import type { Input, Task } from "./round.js";
 import type { Trainer } from "./trainer.js";
 import { makeEvaluateUpdate, makeTrainUpdate, type Update } from "./update.js";
@@ -20,6 +21,8 @@ export type TaskRunnerOptions = {
   readonly device: string;
   readonly trainer: Trainer;
   readonly models: Models;
+  /** Run in the trainer's place where a plan names one. */
+  readonly packages: Pick<Packages, "trainer">;
   readonly clock: Clock;
   readonly report: (event: DeviceEvent) => void;
   readonly onEnd: (input: Extract<Input, { on: "trained" } | { on: "train-failed" }>) => void;
@@ -28,7 +31,7 @@ export type TaskRunnerOptions = {
 type Outcome = Verdict<{ readonly update: Update }>;
 
 export function createTaskRunner(options: TaskRunnerOptions): TaskRunner {
-  const { device, trainer, models, clock, report, onEnd } = options;
+  const { device, models, packages, clock, report, onEnd } = options;
   let aborter = new AbortController();
   let running: Promise<void> = Promise.resolve();
 
@@ -36,6 +39,12 @@ export function createTaskRunner(options: TaskRunnerOptions): TaskRunner {
     const { plan, gateway } = task;
     const origin = { device, gateway, plan };
     const model = viewModel(base);
+    const chosen =
+      plan.package === undefined
+        ? { ok: true as const, trainer: options.trainer }
+        : await packages.trainer(plan.package);
+    if (!chosen.ok) return chosen;
+    const { trainer } = chosen;
     if (plan.task === "evaluate")
       return makeEvaluateUpdate(origin, await trainer.evaluate(model, signal));
     const remainingMs = Math.max(0, task.deadlineMs - clock.monotonicMs());

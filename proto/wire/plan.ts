@@ -35,6 +35,17 @@ export const gridSchema = z.strictObject({
   range: z.number().positive().finite(),
 });
 
+/** The compute package that devices run for a plan, in place of a trainer of their own. */
+const planPackageSchema = z.strictObject({
+  /** What the package is, signed by who made it; see package.ts. */
+  statement: z.string().min(1).max(limits.packageStatementChars),
+  /** Its archive as a file to fetch: `model` is the package's id, `<name>.<version>`. */
+  manifest: manifestSchema.refine(({ bytes }) => bytes <= limits.packageBytes, {
+    message: `must be of at most ${limits.packageBytes} bytes`,
+  }),
+});
+export type PlanPackage = z.infer<typeof planPackageSchema>;
+
 export const encodings = ["f32", "i32", "i16"] as const;
 export const encodingSchema = z.enum(encodings);
 
@@ -66,19 +77,21 @@ export const planSchema = z
     encoding: encodingSchema,
     /** Whether a device may clamp values to the range, counting them, or must refuse. */
     saturate: z.boolean(),
+    /** The most L2 norm of one update; a gateway scales down what is past it. Without it there is no bound. */
+    clipNorm: z.number().positive().finite().optional(),
     /** nMax: samples behind one update. */
     nMax: z.number().int().min(1).max(limits.samplesMax),
     /** NMax: samples behind the whole round. */
     totalMax: z.number().int().min(1).max(Number.MAX_SAFE_INTEGER),
     training: trainingSchema,
+    /** Training code that is shipped; without it a device runs its own. */
+    package: planPackageSchema.optional(),
     /** Share of a site's connected roster that is asked for an update, (0, 1]. */
     fraction: z.number().gt(0).max(1),
     /** Further devices asked, as a share of those wanted, [0, 4]; the round closes when enough came. */
     overSelection: z.number().min(0).max(4),
     /** Updates a site needs, or its Partial is recorded as expired. */
     siteQuorum: z.number().int().min(1).max(limits.roster),
-    /** The most L2 norm of one update; a gateway scales down what is past it. Without it there is no bound. */
-    clipNorm: z.number().positive().finite().optional(),
     /** From the plan's arrival at a gateway until it seals, in milliseconds. */
     siteDeadlineMs: z.number().int().min(1),
     /** From the round's opening at the cloud until it closes, in milliseconds. */
