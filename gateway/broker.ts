@@ -1,7 +1,5 @@
-import { createServer, type Socket } from "node:net";
-import type { Clock } from "@tributary/proto/host/clock.js";
-import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { isId } from "@tributary/proto/wire/ids.js";
+import type { Socket } from "node:net";
+import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
 import {
   type AllKind,
@@ -14,10 +12,23 @@ import {
 import { Aedes, type AedesPublishPacket, type AuthenticateError, type Client } from "aedes";
 import { type AddressBounds, createAddresses } from "./addresses.js";
 import { type Allowance, type AllowanceBounds, createAllowances } from "./allowances.js";
+import {
+  type Connect,
+  type ConnectRefusal,
+  isPetitioner,
+  judgeConnect,
+  type Session,
+  unavailable,
+  unjudged,
+} from "./broker-connect.js";
+import { type Arrival, createListener, type ShownIdentity } from "./broker-listener.js";
+import { createPetitioners } from "./broker-petitioners.js";
+import type { Credential, DeviceAccess } from "./device-access.js";
+import type { Petitioner } from "./device-enrol.js";
 import type { DropReason } from "./drops.js";
 import { limits } from "./limits.js";
 import { type MeteredReading, meterReading } from "./metered-reading.js";
-import { createTopicAccess, type TopicAccess } from "./topic-access.js";
+import { createPetitionAccess, createTopicAccess, type TopicAccess } from "./topic-access.js";
 
 /** The gateway's side of the device link: messages of one site's devices, in order per device. */
 export type DeviceLink = {
@@ -42,8 +53,11 @@ export type DeviceLink = {
 export type DeviceHandlers = {
   /** `kind` is undefined for a kind that the protocol does not have. May not keep `bytes`. */
   onMessage(device: string, kind: UpKind | undefined, bytes: Uint8Array): void;
-  onConnected(device: string): void;
+  /** @param credential what it has shown, where anything is asked for */
+  onConnected(device: string, credential?: Credential): void;
   onDisconnected(device: string): void;
+  /** One that is no device yet, or no more, asks for a certificate. May not keep `bytes`. */
+  onPetition?(petitioner: Petitioner, asks: "enrol" | "renew", bytes: Uint8Array): void;
   /**
    * A connection, or what came on one, was refused: the client id where one is known, why, and what
    * it was.
@@ -57,43 +71,17 @@ export type BrokerOptions = {
   readonly clock: Pick<Clock, "setTimer" | "monotonicMs">;
   /** In place of those in `limits.ts`. */
   readonly bounds?: { readonly addresses?: AddressBounds; readonly allowance?: AllowanceBounds };
+  /** What the gateway shows in TLS. Without it the listener is plain. */
+  readonly identity?: ShownIdentity;
+  /** Decides who may connect. Without it everybody is who they say. */
+  readonly admission?: DeviceAccess;
   /** In place of the site's own rules, so that a test sees each check alone. */
   readonly access?: TopicAccess;
 };
 
 /** What the library has and its types leave out. */
 type Pausable = Client & { pause(): void; resume(): void };
-type Connect = { clientId: string; clean?: boolean; keepalive?: number; will?: unknown };
-
-/** CONNACK return codes (MQTT 3.1.1, 3.2.2.3). */
-const IDENTIFIER_REJECTED = 2;
-const SERVER_UNAVAILABLE = 3;
-const NOT_AUTHORIZED = 5;
-
 const nothing = Buffer.alloc(0);
-
-type ConnectRefusal = {
-  readonly returnCode: number;
-  readonly reason: DropReason;
-  readonly message: string;
-};
-
-/** Why this CONNECT is not taken; undefined when it is. */
-function judgeConnect({ clientId, will, keepalive = 0 }: Connect): ConnectRefusal | undefined {
-  const refuse = (returnCode: number, reason: DropReason, message: string): ConnectRefusal => ({
-    returnCode,
-    reason,
-    message,
-  });
-  if (!isId(clientId))
-    return refuse(IDENTIFIER_REJECTED, "client-id", "the client id is no device id");
-  if (will) return refuse(NOT_AUTHORIZED, "will", "wills are not used here");
-  if (keepalive < 1 || keepalive > limits.keepaliveSecondsMax) {
-    const range = `1 to ${limits.keepaliveSecondsMax} s`;
-    return refuse(NOT_AUTHORIZED, "keepalive", `a keepalive of ${keepalive} s; ask for ${range}`);
-  }
-  return undefined;
-}
 
 /** What ends a connection by our own rules, and is told where they are applied. */
 class Refused extends Error {}
@@ -121,12 +109,19 @@ const packetBounds = {
 
 /** Serves MQTT 3.1.1 to one site's devices, once it listens. */
 export async function createBroker(options: BrokerOptions): Promise<DeviceLink> {
-  const { site, handlers, clock, bounds = {} } = options;
-  const access = options.access ?? createTopicAccess(site);
+  const { site, handlers, clock, admission, bounds = {} } = options;
+  const access = {
+    device: options.access ?? createTopicAccess(site),
+    newcomer: createPetitionAccess(site, "enrol"),
+    late: createPetitionAccess(site, "renew"),
+  };
   const addresses = createAddresses(bounds.addresses ?? limits.addresses, clock);
   const allowances = createAllowances(bounds.allowance ?? limits.allowance, clock);
+  /** By client id: of a petitioner one of its own, so that it takes nobody's place. */
   const connected = new Map<string, Pausable>();
-  const verdicts = new WeakMap<Client, ConnectRefusal | "taken">();
+  const petitioners = createPetitioners(clock);
+  const arrivals = new WeakMap<Client, Arrival>();
+  const verdicts = new WeakMap<Client, ConnectRefusal | Session>();
   /** Of connections whose CONNECT was accepted. */
   const spending = new WeakMap<Client, Allowance>();
   const readings = new WeakMap<Client, MeteredReading & { welcomed(): void }>();
@@ -141,28 +136,23 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
     maxTopicLevels: limits.topicLevels,
     preConnect(client, packet, done) {
       const connect = packet as unknown as Connect;
-      const message = "too much came of this device just now";
-      const barred = { returnCode: SERVER_UNAVAILABLE, reason: "allowance", message } as const;
-      const refusal = judgeConnect(connect);
-      const open = allowances.barred(connect.clientId) ? barred : "taken";
-      verdicts.set(client, refusal ?? open);
       // A server may discard session state (MQTT 3.1.1, 3.1.2.4). Kept sessions would queue
       // messages for absent devices without a bound; every message here is safe to repeat.
       connect.clean = true;
       // An answer can be given only by `authenticate`: what is refused here goes no further there.
-      done(null, true);
+      void admit(client, connect).finally(() => done(null, true));
     },
     authenticate(client, _username, _password, done) {
-      const verdict = verdicts.get(client);
-      if (verdict === "taken") return done(null, true);
-      const { returnCode = NOT_AUTHORIZED, reason, message } = verdict ?? {};
-      handlers.onRefused(client.id, reason ?? "client-id", message ?? "a CONNECT nobody judged");
+      const verdict = verdicts.get(client) ?? unjudged;
+      if (verdict.taken) return done(null, true);
+      const { returnCode, reason, message } = verdict;
+      handlers.onRefused(deviceOf(client), reason, message);
       done(Object.assign(new Refused(message), { returnCode }) as AuthenticateError, false);
     },
     authorizeSubscribe(client, subscription, done) {
-      const allowed = access.maySubscribe(client.id, subscription.topic);
+      const allowed = accessOf(client).maySubscribe(deviceOf(client), subscription.topic);
       if (!allowed) {
-        handlers.onRefused(client.id, "subscribe", subscription.topic.slice(0, 256));
+        handlers.onRefused(deviceOf(client), "subscribe", subscription.topic.slice(0, 256));
         noteRefusal(client);
       }
       done(null, allowed ? subscription : null);
@@ -170,35 +160,39 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
     authorizePublish(client, packet, done) {
       const problem = client === null ? "publish" : takePublish(client as Pausable, packet);
       if (problem !== undefined) {
-        handlers.onRefused(client?.id ?? "", problem, packet.topic.slice(0, 256));
+        const device = client === null ? "" : deviceOf(client);
+        handlers.onRefused(device, problem, packet.topic.slice(0, 256));
         if (client !== null) noteRefusal(client);
       }
       // An error closes the connection: MQTT 3.1.1 has no other way to refuse a publish.
       done(problem === undefined ? null : new Refused(problem));
     },
     authorizeForward(client, packet) {
-      return access.mayReceive(client.id, packet.topic) ? packet : null;
+      return accessOf(client).mayReceive(deviceOf(client), packet.topic) ? packet : null;
     },
   });
   broker.on("error" as "closed", () => {});
   for (const failing of ["clientError", "connectionError"] as const) {
     broker.on(failing, (client, error) => {
       const reason = dropOf(error);
-      if (reason !== undefined) handlers.onRefused(client.id ?? "", reason, error.message);
+      if (reason !== undefined) handlers.onRefused(deviceOf(client), reason, error.message);
     });
   }
   broker.on("client", (client) => {
     const older = connected.get(client.id);
     connected.set(client.id, client as Pausable);
-    const allowance = allowances.take(client.id);
+    const allowance = allowances.take(spenderOf(client));
     allowance.greet();
     spending.set(client, allowance);
+    const session = sessionOf(client);
+    if (session === undefined || isPetitioner(session)) return;
     // The library closes the older one, but loses sight of it when three come close together.
     if (older !== undefined && older !== client) {
       older.conn.destroy();
       handlers.onDisconnected(client.id);
     }
-    handlers.onConnected(client.id);
+    const { standing } = session;
+    handlers.onConnected(client.id, standing.as === "device" ? standing.credential : undefined);
   });
   broker.on("connackSent", ({ returnCode }, client) => {
     const allowance = spending.get(client);
@@ -207,10 +201,51 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
     readings.get(client)?.admit(allowance);
   });
 
+  /** Judges who comes. A petitioner is called by a name that no device can have. */
+  async function admit(client: Client, connect: Connect): Promise<void> {
+    const arrival = arrivals.get(client);
+    if (arrival === undefined) return;
+    if (allowances.barred(connect.clientId)) {
+      verdicts.set(client, unavailable("allowance", "too much came of this device just now"));
+      return;
+    }
+    const verdict = await judgeConnect(connect, arrival.certificates, admission);
+    if (!verdict.taken || !isPetitioner(verdict)) return void verdicts.set(client, verdict);
+    const name = petitioners.enter(arrival, () =>
+      handlers.onRefused(verdict.device, "petitioners", "it stayed too long"),
+    );
+    if (name === undefined) {
+      const message = "as many as can be ask for a certificate just now";
+      return void verdicts.set(client, unavailable("petitioners", message));
+    }
+    connect.clientId = name;
+    verdicts.set(client, verdict);
+  }
+
+  function sessionOf(client: Client): Session | undefined {
+    const verdict = verdicts.get(client);
+    return verdict?.taken ? verdict : undefined;
+  }
+
+  /** The device that a connection is of, or says to be of where nothing is known yet. */
+  const deviceOf = (client: Client): string => sessionOf(client)?.device ?? client.id ?? "";
+
+  /** Whose allowance a connection spends: a petitioner's name proves nothing, its address is there. */
+  function spenderOf(client: Client): string {
+    const session = sessionOf(client);
+    const petitions = session !== undefined && isPetitioner(session);
+    return petitions ? `~${arrivals.get(client)?.address}` : client.id;
+  }
+
+  function accessOf(client: Client): TopicAccess {
+    const as = sessionOf(client)?.standing.as;
+    return as === "newcomer" || as === "late" ? access[as] : access.device;
+  }
+
   /** Cuts a device off whose messages are refused time and again. */
   function noteRefusal(client: Client): void {
     if (spending.get(client)?.refuse() !== false || client.conn.destroyed) return;
-    handlers.onRefused(client.id, "refusals", "too much of it is refused");
+    handlers.onRefused(deviceOf(client), "refusals", "too much of it is refused");
     client.conn.destroy();
   }
 
@@ -220,7 +255,7 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
     packet: AedesPublishPacket | object,
   ): DropReason | undefined {
     const { topic, qos, retain, payload } = packet as AedesPublishPacket;
-    if (!access.mayPublish(client.id, topic)) return "publish";
+    if (!accessOf(client).mayPublish(deviceOf(client), topic)) return "publish";
     if (retain) return "retain";
     if (qos > 1) return "qos";
     if (connected.get(client.id) !== client || client.conn.destroyed) return "replaced";
@@ -228,12 +263,31 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
     const kind = parsed?.way === "up" ? parsed.kind : undefined;
     if (kind === "hello") spending.get(client)?.greet();
     const bytes = typeof payload === "string" ? Buffer.from(payload) : payload;
-    handlers.onMessage(client.id, kind, bytes);
+    if (!handOver(client, kind, bytes)) return "publish";
     // Nobody subscribes to `up` topics; without this the payload would live until the library's
     // own delivery is through.
     (packet as AedesPublishPacket).payload = nothing;
     holdBack(client);
     return undefined;
+  }
+
+  function handOver(client: Pausable, kind: UpKind | undefined, bytes: Uint8Array): boolean {
+    const session = sessionOf(client);
+    if (session === undefined) return false;
+    const { device, standing } = session;
+    if (!isPetitioner(session)) {
+      handlers.onMessage(device, kind, bytes);
+      return true;
+    }
+    if (kind !== "enrol" && kind !== "renew") return false;
+    const claim = standing.as === "newcomer" ? standing.claim : undefined;
+    const send: Petitioner["send"] = (answer, message) => {
+      if (connected.get(client.id) !== client) return;
+      deliver(client.id, downTopic(site, device, answer), message);
+      if (answer === "refusal") noteRefusal(client);
+    };
+    handlers.onPetition?.({ device, claim, send }, kind, bytes);
+    return true;
   }
 
   /** Reads no more from a device that does not read: its requests would pile up as answers. */
@@ -244,38 +298,56 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
     socket.once("drain", () => client.resume());
   }
 
-  const sockets = new Set<Socket>();
-  const server = createServer((socket) => {
-    const { remoteAddress = "" } = socket;
-    const visit = addresses.enter(remoteAddress);
-    if (typeof visit === "string") {
-      handlers.onRefused("", visit, remoteAddress);
-      socket.on("error", () => {});
-      socket.resetAndDestroy();
-      return;
-    }
-    sockets.add(socket);
-    socket.setNoDelay(true);
-    const reading = meterReading(socket, packetBounds, clock, () =>
-      handlers.onRefused(client.id ?? "", "packet", remoteAddress),
-    );
-    const client = broker.handle(socket);
-    readings.set(client, { ...reading, welcomed: visit.welcomed });
-    // The library's own disconnect event is skipped when a newer connection took the id over.
-    socket.once("close", () => {
-      sockets.delete(socket);
-      visit.left();
-      const allowance = spending.get(client);
-      if (allowance !== undefined) allowances.giveBack(client.id, allowance);
-      if (connected.get(client.id) !== client) return;
-      connected.delete(client.id);
-      handlers.onDisconnected(client.id);
-    });
+  const listener = createListener({
+    addresses,
+    identity: options.identity,
+    onRefused: (reason, detail) => handlers.onRefused("", reason, detail),
+    onArrival(arrival) {
+      const { socket, visit, address } = arrival;
+      const reading = meterReading(socket, packetBounds, clock, () =>
+        handlers.onRefused(deviceOf(client), "packet", address),
+      );
+      const client = broker.handle(socket);
+      arrivals.set(client, arrival);
+      readings.set(client, { ...reading, welcomed: visit.welcomed });
+      // The library's own disconnect event is skipped when a newer connection took the id over.
+      socket.once("close", () => {
+        petitioners.left(arrival);
+        const allowance = spending.get(client);
+        if (allowance !== undefined) allowances.giveBack(spenderOf(client), allowance);
+        if (connected.get(client.id) !== client) return;
+        connected.delete(client.id);
+        const session = sessionOf(client);
+        if (session !== undefined && !isPetitioner(session)) handlers.onDisconnected(client.id);
+      });
+    },
   });
-  server.maxConnections = limits.connections;
-  server.on("drop", (data) =>
-    handlers.onRefused("", "connections", data?.remoteAddress ?? "an address unknown"),
-  );
+
+  /** Ends connections that may not go on. */
+  function cutWhere(objection: (session: Session) => string | undefined): number {
+    let count = 0;
+    for (const client of connected.values()) {
+      const session = sessionOf(client);
+      const why = session && objection(session);
+      if (why === undefined || client.conn.destroyed) continue;
+      handlers.onRefused(deviceOf(client), "credential", why);
+      client.conn.destroy();
+      count++;
+    }
+    return count;
+  }
+
+  let sweeping: Timer | undefined;
+  function sweep(by: DeviceAccess): void {
+    sweeping = clock.setTimer(limits.accessSweepMs, () => {
+      cutWhere(({ device, standing }) => {
+        const refusal = by.objection(device, standing);
+        return refusal && `${refusal.code}: ${refusal.message}`;
+      });
+      sweep(by);
+    });
+  }
+  if (admission !== undefined) sweep(admission);
 
   const deliver = (device: string, topic: string, bytes: Uint8Array, sent?: () => void) => {
     const client = connected.get(device);
@@ -285,7 +357,7 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
     client.publish(publication(topic, payload), () => sent?.());
   };
   return {
-    listen: (host, port) => listen(server, host, port),
+    listen: listener.listen,
     send(device, kind, bytes, sent) {
       deliver(device, downTopic(site, device, kind), bytes, sent);
       const client = connected.get(device);
@@ -296,12 +368,16 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
       const payload = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
       broker.publish(publication(allTopic(site, kind), payload), () => {});
     },
+    cut: (isVoid) =>
+      cutWhere(({ device, standing }) => {
+        if (standing.as !== "device" && standing.as !== "late") return undefined;
+        const { by, givenAt } = standing.credential;
+        return isVoid(device, givenAt) ? `${by}-revoked: the device was revoked` : undefined;
+      }),
     async close() {
-      // Closing a server that does not listen calls back with an error: it is closed all the same.
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      await new Promise<void>((resolve) => broker.close(() => resolve()));
-      for (const socket of sockets) socket.destroy();
-      await closed;
+      sweeping?.cancel();
+      petitioners.close();
+      await listener.close(() => new Promise((resolve) => broker.close(() => resolve())));
     },
   };
 }
@@ -309,21 +385,4 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
 /** QoS 0: TCP carries it as reliably, and what a broken connection loses is asked for again. */
 function publication(topic: string, payload: Buffer) {
   return { cmd: "publish", topic, payload, qos: 0, retain: false, dup: false } as const;
-}
-
-function listen(server: ReturnType<typeof createServer>, host: string, port: number) {
-  return new Promise<number>((resolve, reject) => {
-    server.once("error", (cause) => {
-      reject(
-        new TributaryError("port-in-use", `cannot listen on ${host}:${port}`, {
-          retryable: true,
-          cause,
-        }),
-      );
-    });
-    server.listen(port, host, () => {
-      const address = server.address();
-      resolve(typeof address === "object" && address !== null ? address.port : port);
-    });
-  });
 }

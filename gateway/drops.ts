@@ -18,6 +18,12 @@ export type DropReason =
   /** No CONNECT came in time, or the device took nothing of what is sent to it. */
   | "connect-timeout"
   | "drain-timeout"
+  /** A handshake that failed: no TLS, or none that both sides speak. */
+  | "tls"
+  /** What was shown at CONNECT does not do, or does no more: the detail begins with the code. */
+  | "credential"
+  /** As many that ask for a certificate as the gateway takes, or one of them that stays too long. */
+  | "petitioners"
   /** A CONNECT that is not taken. */
   | "client-id"
   | "will"

@@ -69,6 +69,12 @@ export type GatewayEvent =
   | { level: "debug"; name: "device-connected"; device: string }
   | { level: "debug"; name: "device-disconnected"; device: string }
   | {
+      level: "info";
+      name: "device-enrolled" | "device-renewed";
+      device: string;
+      serial: string;
+    }
+  | {
       level: "warn";
       name: "connection-refused";
       /** The latest of them, where its CONNECT is known. */
@@ -99,6 +105,14 @@ export type GatewayEvent =
       clipNorm: number;
     }
   | { level: "debug"; name: "update-repeated"; round: string; device: string }
+  | {
+      level: "debug";
+      name: "signed-updates-dropped";
+      round: string;
+      updates: number;
+      reason: "age" | "room";
+    }
+  | { level: "warn"; name: "signed-updates-full"; round: string }
   | {
       level: "warn";
       name: "message-refused";

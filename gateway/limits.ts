@@ -42,6 +42,10 @@ export const limits = {
   listsBrought: 4,
   /** Devices known for a denylist that nobody signed: no more is taken of them; the oldest is forgotten. */
   liars: 1_024,
+  /** Between two looks for a denylist that was laid into the data directory, in milliseconds. */
+  importLookMs: 500,
+  /** What became of it is kept for whoever laid it there for so long, in milliseconds. */
+  importAnswerMs: 60_000,
   /** Further drops for one reason are counted for so long, and reported together, in milliseconds. */
   dropsReportMs: 10_000,
   /**
@@ -55,6 +59,24 @@ export const limits = {
   connectTimeoutMs: 10_000,
   /** A device that reads nothing for so long is disconnected, in milliseconds. */
   drainTimeoutMs: 30_000,
+  /**
+   * Connections that ask for a certificate and are nothing else: at a time, of one address, and how long
+   * one may stay, in milliseconds. Past a bound a further one is refused; devices are not touched.
+   */
+  petitioners: 256,
+  petitionersOfAddress: 64,
+  petitionerMs: 60_000,
+  /** Requests for certificates that are passed on at a time. A further one is refused with `busy`. */
+  petitions: 64,
+  /** Between two looks whether what connected devices showed still counts, in milliseconds. */
+  accessSweepMs: 60_000,
+  /**
+   * What ended while the site was cut off is taken for so long after the link is back, in milliseconds: time
+   * for devices to come and have it renewed.
+   */
+  graceAfterCutMs: 24 * 60 * 60_000,
+  /** Between two notes that the link is there, in milliseconds: what a SIGKILL adds to a cut. */
+  linkNoteMs: 60 * 60_000,
   /** Keepalive a device may ask for, in seconds. None at all is refused: its death would go unnoticed. */
   keepaliveSecondsMax: 120,
   /** Unsent bytes to one device above which the broker stops reading from it. */
@@ -75,6 +97,8 @@ export const limits = {
   windowBytes: 1024 * 1024,
   /** Updates that wait for the next journal commit of one round. A further one is refused with `busy`. */
   pendingCommits: 1_024,
+  /** Rounds of which signed updates are kept; beyond it the oldest go. */
+  signedRounds: 4_096,
   /** Free upload buffers kept for reuse, in bytes. */
   pooledBytes: 64 * 1024 * 1024,
 

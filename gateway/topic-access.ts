@@ -1,4 +1,9 @@
-import { deviceFilters, parseTopic, upTopic } from "@tributary/proto/wire/topics.js";
+import {
+  deviceFilters,
+  parseTopic,
+  petitionFilters,
+  upTopic,
+} from "@tributary/proto/wire/topics.js";
 
 /** Where a device may send and what it may read, all else refused: its own `up`, its own `down`, `all`. */
 export type TopicAccess = {
@@ -23,5 +28,15 @@ export function createTopicAccess(site: string): TopicAccess {
     maySubscribe: (device, filter) =>
       deviceFilters(site, device).includes(filter) || mayReceive(device, filter),
     mayReceive,
+  };
+}
+
+/** Of a connection that asks for a certificate, and for nothing else: its one request, and the answer. */
+export function createPetitionAccess(site: string, asks: "enrol" | "renew"): TopicAccess {
+  const isAnswer = (device: string, topic: string) => petitionFilters(site, device).includes(topic);
+  return {
+    mayPublish: (device, topic) => topic === upTopic(site, device, asks),
+    maySubscribe: isAnswer,
+    mayReceive: isAnswer,
   };
 }

@@ -1,4 +1,5 @@
 import type { KeyObject } from "node:crypto";
+import { decodeJwt } from "jose";
 import { z } from "zod";
 import type { Code } from "../wire/codes.js";
 import { idSchema } from "../wire/ids.js";
@@ -118,6 +119,18 @@ export async function verifyDeviceToken(
   if (rules.isVoid(token.sub, token.iat))
     return refuse("token-revoked", "the device was revoked after it got this token");
   return judged;
+}
+
+/**
+ * When a token ends by its own word, in milliseconds since 1970; 0 where it says nothing of it. Judged at
+ * that time, one that has ended is judged by all the rest, its signature included.
+ */
+export function tokenEndMs(text: string): number {
+  try {
+    return (decodeJwt(text).exp ?? 0) * 1000;
+  } catch {
+    return 0;
+  }
 }
 
 export type UserTokenRules = TokenRules & {
