@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
 import { createListAssembly, listParts } from "@tributary/proto/wire/list-parts.js";
+import { importDenylist } from "./denylist-import.js";
 import { createTestFleet } from "./testing/fleet.js";
 import { createStage } from "./testing/stage.js";
 import { until } from "./testing/wait.js";
@@ -145,5 +148,39 @@ describe("a denylist on the device link", () => {
     assert.equal(identity.denylist?.sequence, 7);
     await bring("other", 8, good);
     await until("another's is taken", () => identity.denylist?.sequence === 8);
+  });
+});
+
+describe("a denylist in a file", () => {
+  it("is taken by a gateway that runs, and by one that starts, and answered", async () => {
+    const fleet = createTestFleet();
+    const identity = fleet.identity("gw-1");
+    const dir = await stage.dataDir();
+    assert.equal(await importDenylist(dir, await fleet.list(3, press7), 0), undefined);
+    await stage.gateway(dir, "127.0.0.1:1", {}, { identity });
+    assert.equal(identity.denylist?.sequence, 3, "before it listens");
+    const give = (text: string) => importDenylist(dir, text, 30_000);
+    assert.deepEqual(await give(`${await fleet.list(4)}\n`), { ok: true, news: true, sequence: 4 });
+    assert.deepEqual(await give(await fleet.list(4)), { ok: true, news: false, sequence: 4 });
+    const codes = [];
+    for (const text of [
+      await fleet.list(3),
+      await createTestFleet().list(5),
+      "",
+      "x".repeat(3e6),
+    ]) {
+      const answer = await give(text);
+      codes.push(answer?.ok === false && answer.code);
+    }
+    assert.deepEqual(codes, [
+      "denylist-old",
+      "denylist-signature",
+      "denylist-malformed",
+      "denylist-malformed",
+    ]);
+    assert.equal(identity.denylist?.sequence, 4);
+    const [left, ...others] = await readdir(join(dir, "import"));
+    assert.match(left ?? "", /answer$/, "nobody has waited for the first");
+    assert.deepEqual(others, []);
   });
 });

@@ -14,6 +14,7 @@ import { buildDateMs } from "./build-date.js";
 import type { GatewayConfig } from "./config.js";
 import { openDenylist } from "./denylist.js";
 import { createCarriers } from "./denylist-carriers.js";
+import { openImports } from "./denylist-import.js";
 import { createDeviceRegistry } from "./devices.js";
 import { type Downstream, type DownstreamOptions, openDownstream } from "./downstream.js";
 import { createDrops } from "./drops.js";
@@ -75,9 +76,9 @@ export type GatewayParts = {
   readonly upstream: Upstream;
   readonly listenDownstream: DownstreamOptions["listen"];
   readonly broker: (options: BrokerOptions) => Promise<DeviceLink>;
+  readonly identity: GatewayIdentity;
 };
 
-  readonly identity: GatewayIdentity;
 export type GatewayOptions = {
   readonly config: GatewayConfig;
   readonly softwareVersion: string;
@@ -229,10 +230,6 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     teardown.push(() => drops.close());
     teardown.push(() => link.close());
     const replies = createReplies(link, events, config.retryAfterMs);
-    const publications = await createPublications({ store, models, link, events });
-
-    const rounds: Rounds = await createRounds({
-      gateway,
     const { identity } = parts;
     const denylist =
       identity &&
@@ -254,6 +251,15 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       }));
     teardown.push(() => denylist?.close());
     const carriers = denylist && createCarriers({ holder: denylist, link, replies });
+    const imports =
+      denylist &&
+      parts.disk === undefined &&
+      (await openImports({ dataDir, holder: denylist, clock, events }));
+    teardown.push(() => (imports ? imports.close() : undefined));
+    const publications = await createPublications({ store, models, link, events });
+
+    const rounds: Rounds = await createRounds({
+      gateway,
       site,
       absentGraceMs: config.absentGraceMs,
       modelCacheBytes: config.modelCacheBytes,
@@ -316,14 +322,14 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       retryAfterMs: config.retryAfterMs,
       rounds,
       storage: kept,
+      onClipped: (round, device, norm, clipNorm) =>
+        events({ level: "info", name: "update-clipped", round, device, norm, clipNorm }),
       replies,
       clock,
     });
     teardown.push(() => ingest?.close());
     modelParts = createParts({ models, recover: publications.recover, link, replies, clock });
     teardown.push(() => modelParts?.close());
-      onClipped: (round, device, norm, clipNorm) =>
-        events({ level: "info", name: "update-clipped", round, device, norm, clipNorm }),
 
     if (config.downstream !== undefined) {
       downstream = await openDownstream({
@@ -337,6 +343,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         rounds,
         telemetry: notes.below,
         above: ancestry.above,
+        trust: () => denylist?.keeper,
         onDeviceChange: (change) => uplink?.deviceChanged(change),
         onProgress: (progress) => uplink?.progress(progress),
         onPlanRefused: (round, refusal) => uplink?.planRefused(round, refusal),
@@ -344,7 +351,6 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         events,
         clock,
         time,
-        trust: () => denylist?.keeper,
         ...(parts.listenDownstream && { listen: parts.listenDownstream }),
       });
       teardown.push(() => downstream?.close());
@@ -382,6 +388,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       },
       progress: () => running.progress(),
       heartbeat: report.heartbeat,
+      trustHeld: () => denylist?.held(),
     };
     uplink = createUplink({
       upstream,
@@ -389,7 +396,6 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       handlers: {
         onTime: time.hear,
         onAttached() {
-      trustHeld: () => denylist?.held(),
           models.kick();
           shipping.kick();
           telemetry?.attached();
@@ -418,6 +424,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           downstream?.sessionOver(session);
         },
         onTelemetryReceipt: (receipt) => telemetry?.receipted(receipt),
+        onTrust: (trust) => denylist?.heard(trust),
         onPublished(session, manifest, layout) {
           publications.published(session, manifest, layout);
           downstream?.published(session, manifest, layout);
@@ -425,7 +432,6 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       },
       events,
       clock,
-        onTrust: (trust) => denylist?.heard(trust),
       random,
       backoff,
     });
@@ -448,6 +454,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       parts: modelParts,
       rounds,
       publications,
+      carriers,
       replies,
       drops,
       events,
@@ -455,7 +462,6 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const shownRounds = () =>
       viewRounds({
         progress: running.progress(),
-      carriers,
         atWork: (round) => downstream?.branches.atWork(round) ?? [],
         ended: record.ended,
         waiting: outbox.rounds(),

@@ -6,8 +6,8 @@ import { type Refusal, refuse } from "../wire/verdict.js";
 
 /** Who keeps the fleet's denylist on the side that serves gateways. */
 export type TrustKeeper = {
-  /** What a gateway, and those below it, hold; the answer goes back to it. */
-  held(gateway: string, held: TrustHeld): Trust;
+  /** What a gateway, and those below it, hold; the answer, if there is one now, goes back to it. */
+  held(gateway: string, held: TrustHeld): Trust | undefined;
   /** A newer list than this side has, as the gateway says. */
   carried(gateway: string, trust: Trust): void;
 };

@@ -12,7 +12,7 @@ export type ListPart = {
 export type ListText = { readonly sequence: number; readonly text: string };
 
 export function* listParts({ sequence, text }: ListText): Iterable<[ListPart, Uint8Array]> {
-  const bytes = Buffer.from(text, "ascii");
+  const bytes = new TextEncoder().encode(text);
   for (let offset = 0; offset < bytes.length; offset += limits.chunkBytes) {
     const payload = bytes.subarray(offset, offset + limits.chunkBytes);
     yield [{ sequence, offset, bytes: bytes.length }, payload];
@@ -25,11 +25,14 @@ export type ListAssembly = {
   add(part: ListPart, payload: Uint8Array): string | undefined;
 };
 
+/** Whatever is not ASCII in it is no list: its signature will not fit. */
+const ascii = new TextDecoder("latin1");
+
 export function createListAssembly(): ListAssembly {
   let sequence = 0;
   let bytes = 0;
   let received = 0;
-  let pieces: Buffer[] = [];
+  let pieces: string[] = [];
   return {
     add(part, payload) {
       if (part.offset === 0) {
@@ -40,10 +43,10 @@ export function createListAssembly(): ListAssembly {
       const follows =
         part.offset === received && part.sequence === sequence && part.bytes === bytes;
       if (!follows || payload.length === 0 || received + payload.length > bytes) return undefined;
-      pieces.push(Buffer.from(payload)); // the caller may not keep what it was handed
+      pieces.push(ascii.decode(payload));
       received += payload.length;
       if (received < bytes) return undefined;
-      const text = Buffer.concat(pieces).toString("ascii");
+      const text = pieces.join("");
       pieces = [];
       received = 0;
       bytes = 0;
