@@ -126,13 +126,13 @@ export const sessionParamsSchema = z
     grid: gridParamsSchema.prefault({}),
     /** Whether a device may clamp values to the range, counting them, or must decline. */
     saturate: z.boolean().default(true),
-    /** nMax: samples behind one update. */
-    nMax: count(limits.samplesMax).default(1_000_000),
     /**
      * The most L2 norm that one device's update has in the sum: its gateway scales down what is past it, and
      * counts it. Without it the range alone bounds what one device can do.
      */
     clipNorm: z.number().positive().finite().optional(),
+    /** nMax: samples behind one update. */
+    nMax: count(limits.samplesMax).default(1_000_000),
     /** NMax: samples behind a whole round. */
     totalMax: count(Number.MAX_SAFE_INTEGER).default(1_000_000_000),
     training: trainingParamsSchema.prefault({}),
