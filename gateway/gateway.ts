@@ -19,6 +19,7 @@ import { type Downstream, type DownstreamOptions, openDownstream } from "./downs
 import { createDrops } from "./drops.js";
 import type { GatewayEvents } from "./events.js";
 import type { GatewayIdentity } from "./identity.js";
+import { checkHealth, type HealthFault } from "./health.js";
 import { fullIdleOf } from "./idle.js";
 import { createInbound } from "./inbound.js";
 import { refuseDamagedIndex } from "./index-files.js";
@@ -58,6 +59,8 @@ export type Gateway = {
   /** Of the status page; undefined where there is none. */
   readonly statusPort: number | undefined;
   status(): StatusView;
+  /** What is not well of what new software has to show before it is kept; nothing when all is. */
+  health(): Promise<readonly HealthFault[]>;
   /** Rejects with `gateway-loop` when it turns out to be above itself before it ever reached the root. */
   readonly failed: Promise<never>;
   close(): Promise<void>;
@@ -508,6 +511,12 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       incarnation,
       statusPort: page?.port,
       status,
+      health: () =>
+        checkHealth({
+          broker: { host: config.listen.host, port },
+          writeStore: () => store.putNote("health", { atMs: time.nowMs() }, { sync: true }),
+          uplinkTried: () => attached() || record.link().reason !== null,
+        }),
       failed: ancestry.failed,
       close,
     };

@@ -1,10 +1,13 @@
-import { systemClock } from "@tributary/proto/host/clock.js";
+import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
 import { loadConfig } from "@tributary/proto/host/config.js";
 import { type EventSink, eventLog } from "@tributary/proto/host/events.js";
 import { buildDateMs } from "./build-date.js";
 import { configSchema, type GatewayConfig } from "./config.js";
+import type { GatewayEvent, GatewayEvents } from "./events.js";
 import { createGateway, type Gateway } from "./gateway.js";
 import type { SiteTime } from "./site-time.js";
+import { beginTrial } from "./trial.js";
+import { openSlots } from "./update-slots.js";
 
 export type RunOptions = {
   /** YAML or JSON; without one the environment alone counts. */
@@ -34,15 +37,46 @@ export async function runGateway(options: RunOptions): Promise<Gateway> {
   // What is logged is never stamped before the floor of the site's time.
   const log = eventLog(config.log, { ...clock, nowMs: () => time.nowMs() }, options.write);
   const { softwareVersion } = options;
-  return createGateway({
+  const events = (event: GatewayEvent): void => {
+    log(event);
+    options.onEvent?.(event);
+  };
+  const gateway = await createGateway({
     config,
     softwareVersion,
     onTime(opened) {
       time = opened;
     },
-    events(event) {
-      log(event);
-      options.onEvent?.(event);
-    },
+    events,
   });
+  return withTrial(gateway, options, { clock, events });
+}
+
+/** In an installation with slots, as `launch` says by the environment, new software proves itself first. */
+async function withTrial(
+  gateway: Gateway,
+  { env, softwareVersion }: RunOptions,
+  ports: { readonly clock: Clock; readonly events: GatewayEvents },
+): Promise<Gateway> {
+  const home = env.TRIBUTARY_HOME;
+  if (home === undefined) return gateway;
+  const trial = await beginTrial({
+    slots: openSlots(home),
+    health: gateway.health,
+    softwareVersion,
+    ...ports,
+  }).catch(async (cause: unknown) => {
+    await gateway.close();
+    throw cause;
+  });
+  const failed = Promise.race([gateway.failed, trial.failed]);
+  failed.catch(() => {});
+  return {
+    ...gateway,
+    failed,
+    close() {
+      trial.close();
+      return gateway.close();
+    },
+  };
 }

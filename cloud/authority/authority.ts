@@ -1,6 +1,7 @@
 import { stat } from "node:fs/promises";
 import type { Clock } from "@tributary/proto/host/clock.js";
 import type { Random } from "@tributary/proto/host/random.js";
+import { type Bundle, signBundle } from "@tributary/proto/identity/bundle.js";
 import {
   anchorOf,
   claimText,
@@ -21,7 +22,15 @@ import type { ClaimRow, EnrolmentRow, IdentityRow } from "../store/identity-rows
 import type { Page, Slice } from "../store/store.js";
 import { enrol, type Issued, renew, takenRefusal, unknownClaim } from "./enrolment.js";
 import { type Grant, grantOf, type Issuer, type IssuingRules } from "./issuing.js";
-import { type AuthorityKeys, authorityFile, jwksOf, readAuthorityKeys, signerOf } from "./keys.js";
+import {
+  type AuthorityKeys,
+  anchorsOf,
+  authorityFile,
+  jwksOf,
+  listKey,
+  readAuthorityKeys,
+  signerOf,
+} from "./keys.js";
 import { authorityLimits } from "./limits.js";
 import { denylistOf, revoke, signedDenylist } from "./revocation.js";
 
@@ -68,6 +77,17 @@ export type Authority = {
   revoke(kind: Kind, name: string): Promise<Verdict<{ readonly denylist: DenylistView }>>;
   denylist(): Promise<DenylistView>;
   jwks(): Promise<Jwks>;
+  trust(): Promise<FleetTrust>;
+  /** Signs a bundle's manifest, whatever it holds: who asks answers for it. */
+  signBundle(bundle: Bundle): Promise<string>;
+};
+
+/** What a machine of the fleet is given to trust. */
+export type FleetTrust = {
+  readonly fleet: string;
+  readonly jwks: Jwks;
+  /** The authorities' certificates in PEM, the newest first. */
+  readonly anchors: readonly string[];
 };
 
 export type AuthorityPorts = {
@@ -176,6 +196,16 @@ function createAuthority(ports: AuthorityPorts, keys: WatchedKeys): Authority {
     },
     denylist: async () => viewDenylist(store, await issuer()),
     jwks: async () => jwksOf(await keys.current(), clock.nowMs()),
+    async trust() {
+      const current = await keys.current();
+      const nowMs = clock.nowMs();
+      return {
+        fleet: current.fleet,
+        jwks: jwksOf(current, nowMs),
+        anchors: anchorsOf(current, nowMs),
+      };
+    },
+    signBundle: async (bundle) => signBundle(bundle, listKey(await keys.current(), clock.nowMs())),
   };
 }
 

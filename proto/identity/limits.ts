@@ -18,4 +18,10 @@ export const identityLimits = {
   leewaySeconds: 60,
   /** A file that holds a secret, in bytes. A longer one is not read: `secret-malformed`. */
   secretFileBytes: 256 * 1024,
+  /** Characters of a software bundle's manifest. `bundle-malformed`. */
+  bundleManifestChars: 128 * 1024,
+  /** Files of a software bundle. `bundle-malformed`. */
+  bundleFiles: 256,
+  /** Bytes of a software bundle's files, unpacked. `bundle-malformed`. */
+  bundleBytes: 512 * 1024 * 1024,
 } as const;

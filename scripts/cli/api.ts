@@ -1,4 +1,4 @@
-import type { ClaimView, DenylistView } from "@tributary/cloud/authority/authority.js";
+import type { ClaimView, DenylistView, FleetTrust } from "@tributary/cloud/authority/authority.js";
 import type { SessionView } from "@tributary/cloud/session-view.js";
 import type { EnrolmentRow } from "@tributary/cloud/store/identity-rows.js";
 import type {
@@ -9,6 +9,7 @@ import type {
   RoundRow,
 } from "@tributary/cloud/store/rows.js";
 import { exitCodes } from "@tributary/proto/host/process.js";
+import type { Bundle } from "@tributary/proto/identity/bundle.js";
 import { z } from "zod";
 import { CommandFailure } from "./failure.js";
 import { createHttp, type HttpOptions } from "./http.js";
@@ -46,6 +47,9 @@ export type Api = {
   enrolments(filter: { readonly state?: EnrolmentRow["state"] }): AsyncGenerator<EnrolmentRow>;
   decideEnrolment(id: string, action: "accept" | "reject"): Promise<EnrolmentRow>;
   revoke(kind: string, name: string): Promise<DenylistView>;
+  /** What a machine of the fleet is given to trust. */
+  fleetTrust(): Promise<FleetTrust>;
+  signBundle(bundle: Bundle): Promise<{ readonly manifest: string }>;
 };
 
 export function createApi(options: HttpOptions): Api {
@@ -97,6 +101,8 @@ export function createApi(options: HttpOptions): Api {
     enrolments: (filter) => list("/enrolments", filter),
     decideEnrolment: (id, action) => post(`/enrolments/${part(id)}/${action}`),
     revoke: (kind, name) => post("/denylist", { json: { kind, name } }),
+    fleetTrust: () => get("/trust"),
+    signBundle: (bundle) => post("/bundles/signatures", { json: bundle }),
   };
 }
 

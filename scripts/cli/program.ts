@@ -2,6 +2,7 @@ import { Command } from "commander";
 import { addCheck } from "./check.js";
 import { addClaimCommands, addRevoke } from "./claim.js";
 import { addCompletion } from "./completion.js";
+import { addFlash } from "./flash.js";
 import { addDeviceList, addGatewayList } from "./fleet.js";
 import { addGatewayRepair } from "./gateway-repair.js";
 import { addGatewaySize } from "./gateway-size.js";
@@ -10,6 +11,7 @@ import { addCloudInit, addKeyCommands } from "./keys.js";
 import { addModelCommands } from "./model.js";
 import { addSessionCommands } from "./session.js";
 import { addPredict, addStart } from "./tiers.js";
+import { addGatewayInstall, addGatewayUpdate } from "./update.js";
 import { defaultUrl, type World } from "./world.js";
 
 const exitCodesHelp = `
@@ -52,12 +54,14 @@ export function createProgram(world: World, version: string): Command {
   addCloudInit(cloud, world);
   const gateway = group(
     "gateway",
-    "run, watch, size or repair a gateway, or list those of the cloud",
+    "run, watch, size, update or repair a gateway, or list those of the cloud",
   );
   addStart(gateway, world, "gateway", version);
   addGatewayStatus(gateway, world);
   addGatewaySize(gateway, world);
   addGatewayRepair(gateway, world);
+  addGatewayInstall(gateway, world);
+  addGatewayUpdate(gateway, world);
   addGatewayList(gateway, world);
   const device = group("device", "run a device, let it predict, or list those of the cloud");
   addStart(device, world, "device", version);
@@ -68,6 +72,7 @@ export function createProgram(world: World, version: string): Command {
   addKeyCommands(group("keys", "list, rotate, back up and restore the fleet's keys"), world);
   addClaimCommands(group("claim", "let gateways and devices enrol"), world);
   addRevoke(program, world);
+  addFlash(program, world, version);
   addCheck(program, world);
   addCompletion(program, world);
   return program;
