@@ -144,6 +144,7 @@ export async function openTestGateway(site: string, port = 0): Promise<TestGatew
     decline() {},
     enrol() {},
     renew() {},
+    denylist() {},
   };
 
   broker.subscribe(
