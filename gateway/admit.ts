@@ -1,5 +1,7 @@
+import type { KeyObject } from "node:crypto";
 import { bytesPerValue } from "@tributary/proto/algebra/grid.js";
 import { parameterCount } from "@tributary/proto/algebra/layout.js";
+import { verifyUpdate } from "@tributary/proto/identity/statement.js";
 import type { Code } from "@tributary/proto/wire/codes.js";
 import type { Begin } from "@tributary/proto/wire/device-link.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
@@ -71,6 +73,22 @@ export function admitBegin(
     return refuse("storage-full", `${noRoom(storage)}; hold the update`);
   }
   return { ok: true, next: "upload" };
+}
+
+/**
+ * Whether the device vouches for the update with the key that it is enrolled with. One that is not
+ * enrolled has none, and is asked for nothing.
+ */
+export function admitSignature(
+  { round, digest, signature }: Begin,
+  device: string,
+  key: KeyObject | undefined,
+): Verdict<object> {
+  if (key === undefined) return { ok: true };
+  if (signature === undefined) return refuse("update-unsigned", `${device} must sign its updates`);
+  return verifyUpdate({ round, device, digest }, signature, key)
+    ? { ok: true }
+    : refuse("update-signature", `the update is not signed by the key of ${device}`);
 }
 
 /** Why there is no room, in words for whoever is to hold what it has. */

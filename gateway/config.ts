@@ -108,6 +108,27 @@ function checkPlaces(config: Places, context: z.RefinementCtx): void {
   }
 }
 
+const HOUR_MS = 3_600_000;
+
+/** Updates as their devices signed them, for the cloud's challenges; beside `budgetBytes`. */
+const signedUpdatesSchema = z
+  .strictObject({
+    /** All of them; then whole rounds go, the oldest first. 0 keeps none, and fails every challenge. */
+    budgetBytes: z
+      .number()
+      .int()
+      .min(0)
+      .default(256 * MIB),
+    /** A round goes when its newest update is so old, in milliseconds. */
+    keepMs: z
+      .number()
+      .int()
+      .min(0)
+      .max(8_760 * HOUR_MS)
+      .default(168 * HOUR_MS),
+  })
+  .prefault({});
+
 const reconnectSchema = z
   .strictObject({
     /** The first wait after a lost uplink, in milliseconds; it doubles, with jitter. */
@@ -195,6 +216,7 @@ export const configSchema = z
     retryAfterMs: z.number().int().min(0).max(600_000).default(1_000),
     /** How long a round waits for roster devices that are not connected when it opens. */
     absentGraceMs: z.number().int().min(0).max(600_000).default(5_000),
+    signedUpdates: signedUpdatesSchema,
     reconnect: reconnectSchema,
     uplink: uplinkSchema,
     status: statusSchema,

@@ -35,6 +35,7 @@ import { createReplies } from "./replies.js";
 import { createReport } from "./report.js";
 import { createRounds, type Rounds } from "./rounds.js";
 import { createShipping, type Shipping } from "./shipping.js";
+import { openSignedUpdates } from "./signed-updates.js";
 import { openSiteTime, type SiteTime } from "./site-time.js";
 import { viewStatus } from "./status.js";
 import { type FillRate, openFillRate } from "./status-rate.js";
@@ -255,6 +256,17 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const carriers = denylist && createCarriers({ holder: denylist, link, replies });
     const publications = await createPublications({ store, models, link, events });
 
+    // Without an identity nobody shows a key that a signature could be checked with.
+    const signed =
+      identity &&
+      (await openSignedUpdates({
+        ...config.signedUpdates,
+        disk,
+        logicalMs: () => time.logicalMs(),
+        events,
+      }));
+    teardown.push(() => signed?.close());
+
     const rounds: Rounds = await createRounds({
       gateway,
       site,
@@ -282,7 +294,10 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       uploading: () => ingest?.uploading ?? 0,
       // Where a gateway above is cut off this one is, too, as far as its rounds go.
       attached: () => attached() && ancestry.whole,
-      onSealing: (round) => ingest?.endRound(round),
+      onSealing(round) {
+        ingest?.endRound(round);
+        signed?.sealed(round);
+      },
       onProgress: (progress) => (downstream?.branches.ownProgress ?? uplink?.progress)?.(progress),
       onPartial: () => shipping.kick(),
       onPlanRefused: (round, refusal) =>
@@ -319,6 +334,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       retryAfterMs: config.retryAfterMs,
       rounds,
       storage: kept,
+      keyOf: inbound.keyOf,
+      ...(signed && { keepSigned: signed.keep }),
       onClipped: (round, device, norm, clipNorm) =>
         events({ level: "info", name: "update-clipped", round, device, norm, clipNorm }),
       replies,

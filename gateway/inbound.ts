@@ -1,3 +1,4 @@
+import type { KeyObject } from "node:crypto";
 import { type Down, type Up, upSchemas } from "@tributary/proto/wire/device-link.js";
 import { decodeEnvelope, encodeEnvelope } from "@tributary/proto/wire/envelope.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
@@ -34,12 +35,15 @@ export type Destinations = {
 /** Takes envelopes apart and hands each message to the part of the gateway that answers it. */
 export type Inbound = {
   readonly handlers: DeviceHandlers;
+  /** The key that a connected device has shown; undefined where none was asked for. */
+  keyOf(device: string): KeyObject | undefined;
   /** Before it listens: what comes earlier is dropped. */
   connect(destinations: Destinations): void;
 };
 
 export function createInbound(): Inbound {
   let to: Destinations | undefined;
+  const keys = new Map<string, KeyObject>();
 
   function hello(at: Destinations, device: string, header: Up<"hello">): void {
     at.devices.join(device, { sdk: header.sdk, attributes: header.attributes });
@@ -111,10 +115,12 @@ export function createInbound(): Inbound {
         const refusal = handle(to, device, kind, bytes);
         if (refusal !== undefined) to.replies.refuse(device, kind, refusal);
       },
-      onConnected(device) {
+      onConnected(device, credential) {
+        if (credential !== undefined) keys.set(device, credential.key);
         to?.events({ level: "debug", name: "device-connected", device });
       },
       onDisconnected(device) {
+        keys.delete(device);
         if (to === undefined) return;
         to.events({ level: "debug", name: "device-disconnected", device });
         to.devices.leave(device);
@@ -125,6 +131,7 @@ export function createInbound(): Inbound {
       },
       onRefused: (device, reason, detail) => to?.drops.note(device, reason, detail),
     },
+    keyOf: (device) => keys.get(device),
     connect(destinations) {
       to = destinations;
     },

@@ -1,8 +1,12 @@
 import assert from "node:assert/strict";
+import type { KeyObject } from "node:crypto";
 import { describe, it } from "node:test";
 import { createManualClock } from "@tributary/proto/host/clock.js";
+import { makeKey, publicJwk, publicKey } from "@tributary/proto/identity/keys.js";
+import { signUpdate } from "@tributary/proto/identity/statement.js";
+import type { Begin } from "@tributary/proto/wire/device-link.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
-import { createIngest, type RoundView, type Update } from "./ingest.js";
+import { createIngest, type IngestOptions, type RoundView, type Update } from "./ingest.js";
 import type { Replies } from "./replies.js";
 import { type SampleUpdate, samplePlan, sampleUpdate } from "./testing/sample.js";
 
@@ -24,6 +28,8 @@ function bench(
     check?: () => Refusal;
     commit?: () => Promise<Verdict<object>>;
     plan?: Partial<typeof plan>;
+    keys?: ReadonlyMap<string, KeyObject>;
+    keepSigned?: NonNullable<IngestOptions["keepSigned"]>;
   } = {},
 ) {
   const said: Said[] = [];
@@ -56,6 +62,8 @@ function bench(
     uploadIdleMs: 1_000,
     retryAfterMs: 50,
     storage: { fits: () => true, state: "ok" },
+    keyOf: (device) => changes.keys?.get(device),
+    ...(changes.keepSigned && { keepSigned: changes.keepSigned }),
     onClipped: (round, device, norm) => void clippings.push({ round, device, norm }),
     replies,
     clock,
@@ -79,6 +87,111 @@ function bench(
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 const update = (device: string, steps = 3) => sampleUpdate(plan, device, steps);
+
+const [keyA, keyB] = [makeKey("EdDSA"), makeKey("EdDSA")];
+const enrolled = new Map([
+  ["a", publicKey(publicJwk(keyA))],
+  ["b", publicKey(publicJwk(keyB))],
+]);
+const signedBy = (key: KeyObject, device: string, begin: Begin): Begin => ({
+  ...begin,
+  signature: signUpdate({ round: begin.round, device, digest: begin.digest }, key),
+});
+
+describe("an update of a device that is enrolled with a key", () => {
+  it("is taken when it is signed with that key", () => {
+    const { ingest, last, commits, send } = bench({ keys: enrolled });
+    const a = update("a");
+    ingest.begin("a", signedBy(keyA, "a", a.begin));
+    assert.equal(last()?.kind, "grant");
+    send("a", a);
+    assert.equal(commits.length, 1);
+  });
+
+  it("is refused for good without a signature, or with another key's, before a byte is sent", () => {
+    const { ingest, last, refusals } = bench({ keys: enrolled });
+    const { begin } = update("a");
+    ingest.begin("a", begin);
+    assert.equal(last()?.code, "update-unsigned");
+    ingest.begin("a", signedBy(keyB, "a", begin));
+    assert.equal(last()?.code, "update-signature");
+    assert.deepEqual(refusals, ["a update-unsigned", "a update-signature"]);
+  });
+
+  it("replayed by another device, in another round or at another gateway is refused", () => {
+    const { ingest, said, last, commits, send } = bench({ keys: enrolled });
+    const a = update("a");
+    const signed = signedBy(keyA, "a", a.begin);
+    ingest.begin("b", signed);
+    assert.equal(last()?.code, "update-signature");
+    // Signed anew by the thief, it still is not what the digest says.
+    const stolen = signedBy(keyB, "b", a.begin);
+    ingest.begin("b", stolen);
+    send("b", a);
+    assert.equal(last()?.code, "digest-mismatch");
+    const former = sampleUpdate({ ...plan, round: "mnist.0" }, "a", 3);
+    const moved = { ...signedBy(keyA, "a", former.begin), round: plan.round };
+    ingest.begin("a", moved);
+    assert.equal(last()?.code, "update-signature");
+    ingest.begin("a", { ...signed, gateway: "gw-2" });
+    assert.equal(last()?.code, "wrong-gateway");
+    assert.ok(said.every(({ kind }) => kind !== "receipt"));
+    assert.equal(commits.length, 0);
+  });
+
+  it("replayed by its own device is answered with the receipt, and counts once", async () => {
+    const { ingest, last, commits, send } = bench({
+      keys: enrolled,
+      ledger: new Map([["a", sampleUpdate({ ...plan, round: "old.1" }, "a", 3).begin.digest]]),
+    });
+    const old = sampleUpdate({ ...plan, round: "old.1" }, "a", 3);
+    ingest.begin("a", signedBy(keyA, "a", old.begin));
+    await turn();
+    assert.equal(last()?.kind, "repeat");
+    send("a", old);
+    assert.equal(commits.length, 0);
+  });
+
+  it("is kept as it was signed before it is clipped and committed, and counts while it is", async () => {
+    const kept: { device: string; begin: Begin; payload: Buffer; done: () => void }[] = [];
+    const { ingest, last, commits, send, refusals } = bench({
+      keys: enrolled,
+      plan: { clipNorm: 0.03125, totalMax: 15 },
+      keepSigned: (device, begin, payload) =>
+        new Promise((done) => kept.push({ device, begin, payload: Buffer.from(payload), done })),
+    });
+    const a = update("a", 4);
+    const begin = signedBy(keyA, "a", a.begin);
+    ingest.begin("a", begin);
+    send("a", a);
+    assert.deepEqual(kept[0]?.payload, Buffer.from(a.payload));
+    assert.equal(kept[0]?.begin, begin);
+    assert.equal(commits.length, 0);
+    ingest.begin("b", signedBy(keyB, "b", update("b").begin));
+    assert.equal(last()?.code, "total-overflow");
+    kept[0]?.done();
+    await turn();
+    assert.equal(commits[0]?.update.clipped, true);
+    assert.deepEqual(
+      Buffer.from(commits[0]?.update.payload ?? []),
+      Buffer.from(update("a", 2).payload),
+    );
+    assert.deepEqual(refusals, ["b total-overflow"]);
+  });
+
+  it("that is not enrolled need not sign, and what it signs is not kept", () => {
+    let keeping = 0;
+    const { ingest, commits, send } = bench({
+      keys: enrolled,
+      keepSigned: async () => void keeping++,
+    });
+    const c = update("c");
+    ingest.begin("c", signedBy(keyA, "c", c.begin));
+    send("c", c);
+    assert.equal(commits.length, 1);
+    assert.equal(keeping, 0);
+  });
+});
 
 describe("an upload under a norm", () => {
   it("past it is scaled down in place, on record under the digest that its device gave it", () => {

@@ -1,3 +1,4 @@
+import type { KeyObject } from "node:crypto";
 import type { CheckRefusal } from "@tributary/proto/algebra/accumulator.js";
 import { clipUpdate } from "@tributary/proto/algebra/clip.js";
 import { bytesPerValue } from "@tributary/proto/algebra/grid.js";
@@ -10,6 +11,7 @@ import { updatePreimage } from "@tributary/proto/wire/update.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import {
   admitBegin,
+  admitSignature,
   type RoundFacts,
   refuseChunk,
   repeatOrConflict,
@@ -73,6 +75,10 @@ export type IngestOptions = {
   readonly retryAfterMs: number;
   readonly rounds: RoundSource;
   readonly storage: StorageFacts;
+  /** The key that a device is enrolled with; undefined for one that is not. Its updates must be signed. */
+  readonly keyOf?: (device: string) => KeyObject | undefined;
+  /** Keeps a signed update as it came; reads `payload` until it resolves, and never rejects. */
+  readonly keepSigned?: (device: string, begin: Begin, payload: Uint8Array) => Promise<void>;
   /** An update's L2 norm was past its plan's bound, and was scaled down to it. */
   readonly onClipped: (round: string, device: string, norm: number, clipNorm: number) => void;
   readonly replies: Replies;
@@ -88,6 +94,8 @@ type Upload = {
   buffer: Uint8Array | undefined;
   received: number;
   readonly hasher: Hasher;
+  /** Whether its device signed for it, with the key that it is enrolled with. */
+  readonly signed: boolean;
   movedMs: number;
 };
 
@@ -102,6 +110,8 @@ export function createIngest(options: IngestOptions): Ingest {
   const uploads = new Map<string, Upload>();
   const waiting = new Set<Upload>();
   const granted = new Set<Upload>();
+  /** Whole ones that are being kept as they were signed, before they are committed. */
+  const keeping = new Set<Upload>();
   const pool = createSlotPool(options.uploadSlots, limits.pooledBytes);
   let sweep: Timer | undefined;
 
@@ -110,7 +120,7 @@ export function createIngest(options: IngestOptions): Ingest {
     if (view === undefined || view === "sealed") return view;
     const weightBeside = (device: string) => {
       let weight = view.weightBeside(device);
-      for (const upload of granted) {
+      for (const upload of [...granted, ...keeping]) {
         if (upload.begin.round === round && upload.device !== device)
           weight += upload.begin.samples;
       }
@@ -216,7 +226,7 @@ export function createIngest(options: IngestOptions): Ingest {
     });
   }
 
-  function createUpload(device: string, begin: Begin): Upload {
+  function createUpload(device: string, begin: Begin, signed: boolean): Upload {
     return {
       device,
       begin,
@@ -224,6 +234,7 @@ export function createIngest(options: IngestOptions): Ingest {
       away: false,
       buffer: undefined,
       received: 0,
+      signed,
       hasher: createHasher().update(updatePreimage(device, begin)),
       movedMs: clock.monotonicMs(),
     };
@@ -267,7 +278,22 @@ export function createIngest(options: IngestOptions): Ingest {
       pump();
     };
     const payload = upload.buffer?.subarray(0, begin.bytes) ?? none;
-    const clipped = clip(view.plan, device, payload);
+    const commit = () => commitUpload(upload, payload, clip(view.plan, device, payload), release);
+    if (!upload.signed || options.keepSigned === undefined) return commit();
+    keeping.add(upload);
+    void options.keepSigned(device, begin, payload).then(() => {
+      keeping.delete(upload);
+      commit();
+    });
+  }
+
+  function commitUpload(
+    upload: Upload,
+    payload: Uint8Array,
+    clipped: boolean,
+    release: () => void,
+  ): void {
+    const { device, begin } = upload;
     const failed = refuse("storage-failed", "the gateway could not take the update; hold it");
     void rounds
       .commit({ round: begin.round, device, begin, payload, clipped, release })
@@ -302,10 +328,13 @@ export function createIngest(options: IngestOptions): Ingest {
       if (verdict.next === "receipt") {
         return replies.repeatReceipt(device, begin.round, begin.digest);
       }
+      const key = options.keyOf?.(device);
+      const vouched = admitSignature(begin, device, key);
+      if (!vouched.ok) return refuseBegin(device, begin, vouched);
       if (waiting.size >= limits.waitingBegins) {
         return refuseBegin(device, begin, refuse("busy", "too many updates wait here"));
       }
-      const upload = createUpload(device, begin);
+      const upload = createUpload(device, begin, key !== undefined);
       uploads.set(device, upload);
       if (begin.bytes === 0) return finish(upload);
       waiting.add(upload);

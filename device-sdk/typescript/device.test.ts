@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
+import { makeKey, publicJwk, publicKey } from "@tributary/proto/identity/keys.js";
+import { verifyUpdate } from "@tributary/proto/identity/statement.js";
 import { updatePreimage } from "@tributary/proto/wire/update.js";
 import { createDevice, type Device, type DeviceOptions } from "./device.js";
 import type { ReportedEvent } from "./events.js";
@@ -87,6 +89,33 @@ test("a device says hello, fetches, trains, sends and gets its receipt", () =>
     const values = new Float32Array(bytes.slice().buffer);
     assert.deepEqual([...values], new Array(base.values.length).fill(0.25));
     assert.equal(opened.model()?.id, "s.0");
+  }));
+
+test("a device with a key signs each update that it begins, with the key that it has by then", () =>
+  withGateway(async ({ gateway, events, open }) => {
+    gateway.serve(base);
+    const keys = [makeKey("EdDSA"), makeKey("EdDSA")];
+    let key = keys[0];
+    let begins = 0;
+    // The first begin is lost with its connection, and the key renewed before the next.
+    gateway.intercept(({ kind }) => {
+      if (kind !== "begin" || ++begins !== 1) return false;
+      key = keys[1];
+      gateway.cut();
+      return true;
+    });
+    gateway.offer(samplePlan("s.1", base));
+    await open({ key: () => key });
+    await until("the receipt came", () => saw(events, "receipt"));
+    const sent = gateway.received.flatMap((message) =>
+      message.kind === "begin" ? [message.header] : [],
+    );
+    assert.equal(sent.length, 2);
+    for (const [i, { round, digest, signature }] of sent.entries()) {
+      assert.ok(signature);
+      const own = publicKey(publicJwk(keys[i] ?? makeKey("EdDSA")));
+      assert.ok(verifyUpdate({ round, device, digest }, signature, own));
+    }
   }));
 
 test("an evaluation sends metrics and no bytes, and its model is not the last good one", () =>

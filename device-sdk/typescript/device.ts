@@ -1,3 +1,4 @@
+import type { KeyObject } from "node:crypto";
 import { join } from "node:path";
 import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
 import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
@@ -37,6 +38,8 @@ export type DeviceOptions = {
   readonly trainer: Trainer;
   /** Which packages may run here in the trainer's place, and with what; by default none. */
   readonly packages?: PackageRules;
+  /** The Ed25519 key that the device is enrolled with, once it is: it signs its updates with it. */
+  readonly key?: () => KeyObject | undefined;
   /** Announced beside, and over, what the system says of itself. */
   readonly attributes?: Attributes;
   /** This device's own folder. Without it updates and models live in memory only. */
@@ -125,8 +128,10 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
     onProgress: (round) => dispatch({ on: "progress", round }),
     onSent: (round) => dispatch({ on: "sent", round }),
   });
-  const acting = { fetcher, runner, slot, audit, sender, send, clock, random, report, dispatch };
-  const performer = createPerformer(acting);
+  const performer = createPerformer({
+    ...{ device, fetcher, runner, slot, audit, sender, send, clock, random, report, dispatch },
+    key: options.key ?? (() => undefined),
+  });
   const onMessage = createReceiver({ fetcher, clock, send, report, dispatch });
 
   const restore = async (): Promise<string | undefined> => {

@@ -1,3 +1,4 @@
+import type { KeyObject } from "node:crypto";
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import { jitteredBackoff, type Random } from "@tributary/proto/host/random.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
@@ -9,10 +10,13 @@ import type { Send } from "./link.js";
 import type { Effect, Input } from "./round.js";
 import type { Slot } from "./slot.js";
 import type { TaskRunner } from "./task.js";
-import type { Update } from "./update.js";
+import { signedBegin, type Update } from "./update.js";
 import type { ChunkSender } from "./upload.js";
 
 export type PerformerParts = {
+  readonly device: string;
+  /** The key that the device is enrolled with, once it is; its updates are signed with it. */
+  readonly key: () => KeyObject | undefined;
   readonly fetcher: Fetcher;
   readonly runner: TaskRunner;
   readonly slot: Slot;
@@ -36,7 +40,8 @@ type Handlers = { readonly [Kind in Effect["do"]]: (effect: Of<Kind>) => void };
 
 /** Turns the machine's effects into deeds; what comes of them goes back through `dispatch`. */
 export function createPerformer(parts: PerformerParts): Performer {
-  const { fetcher, runner, slot, sender, send, clock, random, report, dispatch } = parts;
+  const { device, key, fetcher, runner, slot, sender, send, clock, random, report, dispatch } =
+    parts;
   const wait = createSoleTimer(clock, () => dispatch({ on: "waited" }));
   const deadline = createSoleTimer(clock, () => dispatch({ on: "deadline" }));
   const storageFailed = (what: string, cause: unknown): string => {
@@ -64,7 +69,8 @@ export function createPerformer(parts: PerformerParts): Performer {
         .then(() => slot.clear(effect.update))
         .catch((cause: unknown) => storageFailed("slot", cause));
     },
-    "send-begin": ({ update }) => send("begin", update.begin),
+    // Signed anew each time: the key may be another one by now than when the update was made.
+    "send-begin": ({ update }) => send("begin", signedBegin(update.begin, device, key())),
     "send-chunks": ({ update, offset, windowBytes }) => sender.start(update, offset, windowBytes),
     "stop-chunks": () => sender.stop(),
     decline: ({ round, code, message }) =>

@@ -1,7 +1,9 @@
+import type { KeyObject } from "node:crypto";
 import { encodingFor, quantise } from "@tributary/proto/algebra/grid.js";
 import { tensorLength } from "@tributary/proto/algebra/layout.js";
 import { metricToFixed } from "@tributary/proto/algebra/metric.js";
 import { createHasher } from "@tributary/proto/host/digest.js";
+import { signUpdate } from "@tributary/proto/identity/statement.js";
 import type { Begin } from "@tributary/proto/wire/device-link.js";
 import { metricsSchema } from "@tributary/proto/wire/device-link.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
@@ -32,6 +34,13 @@ export function updateDigest(
   payload: Uint8Array,
 ): string {
   return createHasher().update(updatePreimage(device, begin)).update(payload).digest();
+}
+
+/** An update's header as it is sent: with the device's statement for it, where the device has a key. */
+export function signedBegin(begin: Begin, device: string, key: KeyObject | undefined): Begin {
+  if (key === undefined) return begin;
+  const { round, digest } = begin;
+  return { ...begin, signature: signUpdate({ round, device, digest }, key) };
 }
 
 /**

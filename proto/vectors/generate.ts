@@ -81,6 +81,8 @@ const grant = {
 const preimage = updatePreimage("press-7", beginBody);
 const digest = createHash("sha256").update(preimage).update(payload).digest("hex");
 const begin = { ...beginBody, digest };
+/** Of the length of one; it is not checked here. */
+const signature = Uint8Array.from([...sha("first half"), ...sha("second half")]);
 
 type Way = "up" | "down" | "all";
 const shown = (_key: string, value: unknown) =>
@@ -182,6 +184,13 @@ const invalid = [
   ],
   ["a metric with a bad name", "up", "begin", badBegin({ metrics: { "Loss!": 1 } }), "malformed"],
   ["an encoding nobody knows", "up", "begin", badBegin({ encoding: "f64" }), "malformed"],
+  [
+    "a signature that is too short",
+    "up",
+    "begin",
+    badBegin({ signature: signature.subarray(1) }),
+    "malformed",
+  ],
   ["no gateway", "up", "begin", hex(encodeEnvelope(without("gateway"))), "malformed"],
   ["no digest", "up", "begin", hex(encodeEnvelope(without("digest"))), "malformed"],
   [
@@ -274,6 +283,7 @@ const vectors = {
       length: 37_856,
     }),
     valid("up", "begin", begin),
+    valid("up", "begin", { ...begin, signature }),
     valid("up", "chunk", { round: "press-line.4", offset: 0 }, payload),
     valid("up", "decline", {
       round: "press-line.4",

@@ -20,6 +20,11 @@ export const codes = {
     retryable: false,
     means: "the update is bound to another gateway for this round",
   },
+  "update-unsigned": { retryable: false, means: "this device must sign its updates" },
+  "update-signature": {
+    retryable: false,
+    means: "the update is not signed by the key with which this device is enrolled",
+  },
   "wrong-base": { retryable: false, means: "trained from another model than the round's base" },
   "wrong-shape": { retryable: false, means: "the byte count does not match the layout" },
   "wrong-encoding": { retryable: false, means: "another encoding than the plan's" },

@@ -54,6 +54,15 @@ export const beginSchema = z.strictObject({
   saturated: z.number().int().min(0),
   metrics: metricsSchema,
   digest: digestSchema,
+  /**
+   * The device's statement for the update (`identity/statement.ts`), Ed25519; left out by a device
+   * without a key. It is no part of what the digest covers.
+   */
+  signature: z
+    .custom<Uint8Array>((value) => value instanceof Uint8Array && value.length === 64, {
+      message: "must be 64 bytes",
+    })
+    .optional(),
 });
 export type Begin = z.infer<typeof beginSchema>;
 
