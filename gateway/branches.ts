@@ -24,6 +24,7 @@ import type { GatewayEvents } from "./events.js";
 import { limits } from "./limits.js";
 import type { Models } from "./models.js";
 import type { Outbox } from "./outbox.js";
+import { holdFiles, releaseFiles } from "./packages.js";
 import { readPlan } from "./plan-check.js";
 import type { Roll } from "./roll.js";
 import type { SiteTime } from "./site-time.js";
@@ -137,7 +138,7 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
         const { reason } = effect;
         events({ level: "info", name: "branch-complete", round, reason, contributors: folded });
         stopTimers(branch);
-        models.unpin(branch.plan.base.digest);
+        releaseFiles(models, branch.plan);
         return inOrder(async () => {
           await keep(branch, { complete: true });
           await release(round);
@@ -260,8 +261,7 @@ export async function createBranches(options: BranchesOptions): Promise<Branches
     const branch: Branch = { ...from, state: step.state, deadline: undefined, grace: undefined };
     branches.set(record.round, branch);
     if (!record.complete) {
-      models.pin(plan.base.digest);
-      models.want(plan.base);
+      holdFiles(models, plan);
       branch.deadline = clock.setTimer(remainingMs, () => apply(branch, { type: "deadline" }));
     }
     run(branch, step);

@@ -10,6 +10,7 @@ import type { RoundSource } from "./ingest.js";
 import { type LeafEnd, type LeafRound, openLeafRound } from "./leaf-round.js";
 import { limits } from "./limits.js";
 import { demandJournal, demandSiteFiles } from "./missing-files.js";
+import { holdFiles, releaseFiles } from "./packages.js";
 import { readPlan } from "./plan-check.js";
 import { clearLeftovers, findRunning } from "./round-leftovers.js";
 import { countsOf, type OpenRound, progressOf } from "./round-progress.js";
@@ -179,13 +180,12 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       onLanded(landed, end) {
         onLanded(landed, end);
         finish(plan, end.record);
-        models.unpin(plan.base.digest);
+        releaseFiles(models, plan);
         options.onPartial();
       },
       onReport: (leaf) => options.onProgress(progressOf({ plan, leaf })),
     });
-    models.pin(plan.base.digest);
-    models.want(plan.base);
+    holdFiles(models, plan);
     open.set(plan.round, { plan, leaf });
     leaves.set(plan.round, leaf);
     leaf.start();

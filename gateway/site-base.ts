@@ -6,6 +6,7 @@ import { makeManifest } from "@tributary/proto/wire/manifest.js";
 import type { Manifest, Plan } from "@tributary/proto/wire/plan.js";
 import { decodeSafetensors, encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { holdFiles, releaseFiles } from "./packages.js";
 import type { RoundWorld } from "./round-world.js";
 import { siteModel } from "./site-model.js";
 import type { SiteState } from "./site-state.js";
@@ -30,12 +31,11 @@ export type SiteBase = {
   close(): Promise<void>;
 };
 
-/** Wants the cloud's base, and keeps it until `close`. */
+/** Wants the cloud's base, with the plan's package, and keeps them until `close`. */
 export function openSiteBase(models: RoundWorld["models"], plan: Plan): SiteBase {
   let current: Manifest | undefined;
   const pinned = [plan.base.digest];
-  models.pin(plan.base.digest);
-  models.want(plan.base);
+  holdFiles(models, plan);
 
   function unpinAllBut(count: number): void {
     for (const digest of pinned.splice(1, pinned.length - 1 - count)) models.unpin(digest);
@@ -107,7 +107,7 @@ export function openSiteBase(models: RoundWorld["models"], plan: Plan): SiteBase
     },
     dropMade,
     async close() {
-      models.unpin(plan.base.digest);
+      releaseFiles(models, plan);
       await dropMade();
     },
   };
