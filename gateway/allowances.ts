@@ -1,5 +1,5 @@
+import { type BucketBounds, createBucket } from "@tributary/proto/host/bucket.js";
 import type { Clock } from "@tributary/proto/host/clock.js";
-import { type BucketBounds, createBucket } from "./bucket.js";
 
 export type AllowanceBounds = {
   /** MQTT packets of one device, each at a price of 1, and more for what costs more. */

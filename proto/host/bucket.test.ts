@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createManualClock } from "@tributary/proto/host/clock.js";
 import { createBucket } from "./bucket.js";
+import { createManualClock } from "./clock.js";
 
 test("a bucket gives its burst at once, then what flows in, and is never fuller than its burst", () => {
   const clock = createManualClock();

@@ -1,4 +1,4 @@
-import type { Clock } from "@tributary/proto/host/clock.js";
+import type { Clock } from "./clock.js";
 
 export type BucketBounds = {
   /** Tokens that flow in each second. */
