@@ -167,6 +167,24 @@ export type CloudEvent =
       serial: string;
     }
   | { level: "warn"; name: "revoked"; kind: string; who: string }
+  | {
+      level: "info";
+      name: "denylist-in-effect";
+      gateway: string;
+      sequence: number;
+      /** Since the list was issued. */
+      afterMs: number;
+      /** Live connections that it ended there. */
+      cut: number;
+    }
+  /** Attached, and has not taken the list; holds a newer one than the cloud: was its store put back? */
+  | { level: "error"; name: "denylist-late" | "denylist-ahead"; gateway: string; sequence: number }
+  | { level: "info"; name: "server-renewed"; endsMs: number }
+  | { level: "error"; name: "server-not-renewed"; message: string }
+  | { level: "warn"; name: "insecure"; message: string }
+  /** Nobody is asked for a token: there is no authority. */
+  | { level: "warn"; name: "access-open" }
+  | { level: "error"; name: "audit-failed"; action: string; message: string }
   | { level: "error"; name: "storage-failed"; what: string; message: string; retryMs: number };
 
 export type CloudEvents = EventSink<CloudEvent>;

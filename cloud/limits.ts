@@ -39,6 +39,21 @@ export const limits = {
   /** How often a write is tried before the session fails; a full disk is waited for without end. */
   retries: 8,
 
+  /**
+   * Failed attempts to enrol and to renew: the burst at once, then so many a second. Past it further ones are
+   * refused with `too-many-attempts` before anything of them is read.
+   */
+  attempts: {
+    /** From one address (an IPv6 address: its /64). */
+    address: { perSecond: 1, burst: 60 },
+    /** With one claim. */
+    claim: { perSecond: 1 / 6, burst: 20 },
+    /** Addresses, and claims, that are remembered; the one that tried longest ago is forgotten. */
+    known: 4_096,
+  },
+  /** A gateway that is attached and has not taken a new denylist after so long is reported, in milliseconds. */
+  denylistLateMs: 30_000,
+
   /** Events that wait for the store. Further ones are only written to the log. */
   eventBacklog: 10_000,
 } as const;

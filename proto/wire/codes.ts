@@ -109,6 +109,7 @@ export const codes = {
   "identity-taken": { retryable: false, means: "the name is another key's; revoke that one first" },
   "identity-unknown": { retryable: false, means: "nobody of that name is enrolled" },
   "identity-revoked": { retryable: false, means: "the identity was revoked; it must enrol anew" },
+  "too-many-attempts": { retryable: true, means: "too many attempts to enrol have failed" },
   "grace-ended": { retryable: false, means: "the certificate ended too long ago; enrol anew" },
   "uplink-away": {
     retryable: true,
