@@ -1,4 +1,5 @@
 import type { ClaimView, DenylistView, FleetTrust } from "@tributary/cloud/authority/authority.js";
+import type { SpreadView } from "@tributary/cloud/denylist.js";
 import type { SessionView } from "@tributary/cloud/session-view.js";
 import type { EnrolmentRow } from "@tributary/cloud/store/identity-rows.js";
 import type {
@@ -47,6 +48,8 @@ export type Api = {
   enrolments(filter: { readonly state?: EnrolmentRow["state"] }): AsyncGenerator<EnrolmentRow>;
   decideEnrolment(id: string, action: "accept" | "reject"): Promise<EnrolmentRow>;
   revoke(kind: string, name: string): Promise<DenylistView>;
+  denylist(): Promise<DenylistView>;
+  denylistSpread(): Promise<SpreadView>;
   /** What a machine of the fleet is given to trust. */
   fleetTrust(): Promise<FleetTrust>;
   signBundle(bundle: Bundle): Promise<{ readonly manifest: string }>;
@@ -101,6 +104,8 @@ export function createApi(options: HttpOptions): Api {
     enrolments: (filter) => list("/enrolments", filter),
     decideEnrolment: (id, action) => post(`/enrolments/${part(id)}/${action}`),
     revoke: (kind, name) => post("/denylist", { json: { kind, name } }),
+    denylist: () => get("/denylist"),
+    denylistSpread: () => get("/denylist/spread"),
     fleetTrust: () => get("/trust"),
     signBundle: (bundle) => post("/bundles/signatures", { json: bundle }),
   };

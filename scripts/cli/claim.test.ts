@@ -7,29 +7,35 @@ import { runCloud } from "@tributary/cloud/main.js";
 import { readClaim } from "@tributary/proto/identity/claim.js";
 import { makeKey } from "@tributary/proto/identity/keys.js";
 import { writeRequest } from "@tributary/proto/identity/request.js";
+import { credentialsFor } from "./credentials.js";
+import type { CommandFailure } from "./failure.js";
+import { createHttp } from "./http.js";
 import { runHere } from "./testing/command.js";
+import { ownerOf, urlOf } from "./testing/owner.js";
 
 const dir = mkdtempSync(join(tmpdir(), "tributary-claim-"));
 let cloud: Awaited<ReturnType<typeof runCloud>>;
 let url: string;
+let env: Record<string, string>;
 
 before(async () => {
   const made = await runHere(["cloud", "init", "--data", dir]);
   assert.equal(made.code, 0, made.stderr);
-  const env = {
+  const settings = {
     TRIBUTARY_CLOUD_DATA_DIR: dir,
     TRIBUTARY_CLOUD_HTTP__PORT: "0",
     TRIBUTARY_CLOUD_GRPC__PORT: "0",
   };
-  cloud = await runCloud({ env, softwareVersion: "test", write: () => undefined });
-  url = `http://127.0.0.1:${cloud.httpPort}`;
+  cloud = await runCloud({ env: settings, softwareVersion: "test", write: () => undefined });
+  env = ownerOf(dir);
+  url = await urlOf(cloud.httpPort);
 });
 after(async () => {
   await cloud?.close();
   rmSync(dir, { recursive: true, force: true });
 });
 
-const command = (...args: string[]) => runHere([...args, "--url", url]);
+const command = (...args: string[]) => runHere([...args, "--url", url], { env });
 
 test("somebody enrols with a claim from the command line, is accepted, and shut out", async () => {
   const none = await command("claim", "list");
@@ -47,14 +53,15 @@ test("somebody enrols with a claim from the command line, is accepted, and shut 
   const nonce = "0123456789abcdef";
   const key = makeKey("EdDSA");
   const request = await writeRequest({ ...asked, nonce, iat: 1 }, key);
-  const enrol = async () => {
-    const response = await fetch(`${url}/api/v1/enrolments`, {
-      method: "POST",
-      body: JSON.stringify({ claim: text, request }),
-      headers: { "content-type": "application/json" },
-    });
-    return JSON.parse(await response.text());
-  };
+  const { TRIBUTARY_ANCHORS: anchors = "" } = env;
+  const { call } = createHttp({
+    url,
+    credentials: () => credentialsFor({ TRIBUTARY_ANCHORS: anchors }, url),
+  });
+  const enrol = async (): Promise<{ code?: string; certificate?: string }> =>
+    call({ method: "POST", path: "/enrolments", json: { claim: text, request } }).catch(
+      (error: unknown) => ({ code: (error as CommandFailure).code }),
+    ) as Promise<object>;
   assert.equal((await enrol()).code, "claim-pending");
   const listed = await command("claim", "list", "--json");
   const { claims, waiting } = JSON.parse(listed.stdout);
@@ -66,13 +73,13 @@ test("somebody enrols with a claim from the command line, is accepted, and shut 
 
   const accepted = await command("claim", "accept", waiting[0].id);
   assert.deepEqual([accepted.code, accepted.stdout], [0, "device press-7: accepted\n"]);
-  assert.match((await enrol()).certificate, /BEGIN CERTIFICATE/);
+  assert.match((await enrol()).certificate ?? "", /BEGIN CERTIFICATE/);
   const late = await command("claim", "reject", waiting[0].id);
   assert.deepEqual([late.code, /wrong-state/.test(late.stderr)], [1, true]);
 
   const revoked = await command("revoke", "device", "press-7");
   assert.equal(revoked.code, 0, revoked.stderr);
-  assert.match(revoked.stdout, /^device press-7 is shut out: denylist \d+\n$/);
+  assert.match(revoked.stdout, /^device press-7 is shut out: denylist \d+\nno gateway is known\n$/);
   assert.equal((await enrol()).code, "identity-revoked");
   const unknown = await command("revoke", "gateway", "press-7");
   assert.deepEqual([unknown.code, /identity-unknown/.test(unknown.stderr)], [1, true]);

@@ -1,6 +1,6 @@
 import type { ClaimView } from "@tributary/cloud/authority/authority.js";
 import type { EnrolmentRow } from "@tributary/cloud/store/identity-rows.js";
-import { Argument, type Command, Option } from "commander";
+import { type Command, Option } from "commander";
 import { firstOf } from "./api.js";
 import { lifetime, wholeNumber } from "./arguments.js";
 import { type Column, table } from "./text/table.js";
@@ -115,25 +115,5 @@ else there is to say to stderr.`,
         world.stderr.write(
           `claim ${made.claim.id}: ${kind} ${name} of ${site}, until ${time(made.claim.expiresAtMs)}\n`,
         );
-    });
-}
-
-/** Adds `revoke`: shuts a gateway or a device out. */
-export function addRevoke(program: Command, world: World): void {
-  program
-    .command("revoke")
-    .description("shut a gateway or a device out: void all that it was given")
-    .addArgument(new Argument("<kind>", "who it is").choices([...kinds]))
-    .argument("<name>", "its name")
-    .addHelpText("after", "\nIt gets in again by a new claim and with a new key.")
-    .action(async (kind: string, name: string, _options: unknown, command: Command) => {
-      const options = command.optsWithGlobals<GlobalOptions>();
-      const denylist = await apiOf(world, options).revoke(kind, name);
-      show(
-        world,
-        options,
-        denylist,
-        () => `${kind} ${name} is shut out: denylist ${denylist.sequence}\n`,
-      );
     });
 }

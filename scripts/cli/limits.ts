@@ -12,6 +12,11 @@ export const cliLimits = {
   sessionFileBytesMax: 1024 * 1024,
   /** Between two looks at a gateway's status that is watched. */
   statusWatchMs: 2_000,
+  /** How long gateways that are attached are waited for to take a new denylist, and between two looks. */
+  revokeWaitMs: 10_000,
+  revokeLookMs: 200,
+  /** How long a gateway is waited for to take a denylist from a file. */
+  importWaitMs: 15_000,
   /** Between two looks at a session that is followed. */
   followMs: 500,
   /** While following, the cloud may be out of reach for so long: it may be starting again. */

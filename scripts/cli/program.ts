@@ -1,14 +1,16 @@
 import { Command } from "commander";
 import { addCheck } from "./check.js";
-import { addClaimCommands, addRevoke } from "./claim.js";
+import { addClaimCommands } from "./claim.js";
 import { addCompletion } from "./completion.js";
 import { addFlash } from "./flash.js";
 import { addDeviceList, addGatewayList } from "./fleet.js";
 import { addGatewayRepair } from "./gateway-repair.js";
 import { addGatewaySize } from "./gateway-size.js";
 import { addGatewayStatus } from "./gateway-status.js";
+import { addGatewayImport } from "./import.js";
 import { addCloudInit, addKeyCommands } from "./keys.js";
 import { addModelCommands } from "./model.js";
+import { addDenylist, addRevoke } from "./revoke.js";
 import { addSessionCommands } from "./session.js";
 import { addPredict, addStart } from "./tiers.js";
 import { addGatewayInstall, addGatewayUpdate } from "./update.js";
@@ -60,6 +62,7 @@ export function createProgram(world: World, version: string): Command {
   addGatewayStatus(gateway, world);
   addGatewaySize(gateway, world);
   addGatewayRepair(gateway, world);
+  addGatewayImport(gateway, world);
   addGatewayInstall(gateway, world);
   addGatewayUpdate(gateway, world);
   addGatewayList(gateway, world);
@@ -72,6 +75,7 @@ export function createProgram(world: World, version: string): Command {
   addKeyCommands(group("keys", "list, rotate, back up and restore the fleet's keys"), world);
   addClaimCommands(group("claim", "let gateways and devices enrol"), world);
   addRevoke(program, world);
+  addDenylist(program, world);
   addFlash(program, world, version);
   addCheck(program, world);
   addCompletion(program, world);
