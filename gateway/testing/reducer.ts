@@ -172,6 +172,9 @@ export async function openTestReducer(port = 0): Promise<TestReducer> {
       }
       call.end();
     },
+    enrol(_call, done) {
+      done({ code: status.UNIMPLEMENTED, message: "no authority here" });
+    },
     openPartial({ request }, done) {
       const key = keyOf(request.id);
       const { digest } = request;

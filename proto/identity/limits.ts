@@ -4,6 +4,8 @@ export const identityLimits = {
   tokenChars: 8 * 1024,
   /** Characters of a signing request. `request-malformed`. */
   requestChars: 8 * 1024,
+  /** Characters of a claim. `request-malformed`. */
+  claimChars: 256,
   /** Characters of a denylist. `denylist-malformed`. */
   denylistChars: 2 * 1024 * 1024,
   /** Entries of a denylist. `denylist-malformed`; who signs one refuses the entry before. */

@@ -7,13 +7,14 @@ import type { Refusal } from "../wire/verdict.js";
 import { createAttachments, type Members } from "./attach.js";
 import type { LinkEvent } from "./events.js";
 import { limits } from "./limits.js";
+import type { Peer } from "./peer.js";
 import type { TrustKeeper } from "./trust.js";
 
 type Up = NonNullable<AttachRequest["message"]>;
 
 /** A control stream without a network: what was written, and how it was ended. */
 class FakeCall extends EventEmitter {
-  shownFrom: number | undefined;
+  shownBy: Peer | undefined;
   readonly written: AttachResponse[] = [];
   flowing = true;
   ended = false;
@@ -269,9 +270,9 @@ test("of the lists that wait for a gateway that does not read, the newest is sen
 test("a list that voids what a gateway showed ends its stream, and no other's", () => {
   const { gateways, attachments, accept } = setup();
   const [thief, anew, plain] = [accept(), accept(), accept()];
-  thief.call.shownFrom = 99;
+  thief.call.shownBy = { name: "thief", site: "plant", from: 99 };
   thief.call.say(helloOf({ gateway: "thief" }));
-  anew.call.shownFrom = 100;
+  anew.call.shownBy = { name: "anew", site: "plant", from: 100 };
   anew.call.say(helloOf({ gateway: "anew" }));
   plain.call.say(helloOf({ gateway: "plain" }));
   const isVoid = (kind: string, _name: string, from: number) => kind === "gateway" && from < 100;

@@ -16,12 +16,13 @@ import { limits as wireLimits } from "../wire/limits.js";
 import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
 import type { LinkEvents } from "./events.js";
 import { limits } from "./limits.js";
+import type { Peer } from "./peer.js";
 import { checkTrustHeld, isShut, type TrustKeeper } from "./trust.js";
 
 /** A control stream as far as this side drives it. The transport's own, or one in memory. */
 export type ControlStream = {
-  /** Start of validity, in seconds since 1970, of the certificate that was shown; none on a plain link. */
-  readonly shownFrom?: number | undefined;
+  /** The gateway that opened it, by its certificate; none on a plain link. */
+  readonly shownBy?: Peer | undefined;
   /** False when the stream wants `drain` first. */
   write(message: AttachResponse): boolean;
   end(): void;
@@ -164,6 +165,8 @@ export function createAttachments(world: AttachmentsWorld): Attachments {
   ): Verdict<{ stream: Stream }> => {
     const checked = checkHello(hello);
     if (!checked.ok) return checked;
+    const own = checkSelf(call.shownBy, hello);
+    if (!own.ok) return own;
     const placed = checkPlace(pathNow(), hello);
     if (!placed.ok) return placed;
     if (!gateways.attach(hello)) return refuse("busy", "too many gateways are known");
@@ -286,6 +289,13 @@ function checkHello(hello: Hello): Verdict<object> {
   return { ok: true };
 }
 
+/** Who shows a certificate attaches under the name in it, at the site in it. */
+function checkSelf(shown: Peer | undefined, { gateway, site }: Hello): Verdict<object> {
+  if (shown === undefined || (shown.name === gateway && shown.site === site)) return { ok: true };
+  const message = `the certificate is for ${shown.name} of ${shown.site}, not for ${gateway} of ${site}`;
+  return refuse("certificate-subject", message);
+}
+
 /** A gateway may be neither this side nor above it, nor have this side below it. */
 function checkPlace(path: readonly string[], { gateway, below }: Hello): Verdict<object> {
   if (path.includes(gateway))
@@ -385,7 +395,7 @@ function createStream(call: ControlStream, hello: Hello, nowMs: number): Stream 
     gateway: hello.gateway,
     site: hello.site,
     hello,
-    shownFrom: call.shownFrom,
+    shownFrom: call.shownBy?.from,
     heardMs: nowMs,
     end,
     send(message) {

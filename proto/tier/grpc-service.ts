@@ -7,6 +7,10 @@ import {
   status,
 } from "@grpc/grpc-js";
 import type {
+  AnswerChallengeRequest,
+  AnswerChallengeResponse,
+  EnrolRequest,
+  EnrolResponse,
   FetchModelRequest,
   FetchModelResponse,
   OpenPartialRequest,
@@ -19,15 +23,20 @@ import type { Clock } from "../host/clock.js";
 import type { LinkEvents } from "./events.js";
 import { statusError } from "./grpc-status.js";
 import { limits } from "./limits.js";
+import type { Peer } from "./peer.js";
 import type { ModelParts, PartialAnswer, Service } from "./service.js";
 
 type ModelCall = ServerWritableStream<FetchModelRequest, FetchModelResponse>;
 
-/** The service on gRPC: a refusal ends the call with a status, and its code as metadata. */
+/**
+ * The service on gRPC: a refusal ends the call with a status, and its code as metadata.
+ * @param peerOf who calls, over TLS; undefined in the clear
+ */
 export function grpcService(
   service: Service,
   clock: Clock,
   events: LinkEvents,
+  peerOf: (call: { getPeer(): string }) => Peer | undefined = () => undefined,
 ): ReducerServiceServer {
   const failed = (call: string, error: unknown) => {
     const message = error instanceof Error ? error.message : String(error);
@@ -51,7 +60,9 @@ export function grpcService(
 
   return {
     attach(call) {
+      const peer = peerOf(call);
       service.attach({
+        shownBy: peer,
         write: (message) => call.write(message),
         end: () => call.end(),
         fail: (refusal) => call.emit("error", statusError(refusal)),
@@ -73,14 +84,35 @@ export function grpcService(
       call: ServerUnaryCall<OpenPartialRequest, OpenPartialResponse>,
       callback: sendUnaryData<OpenPartialResponse>,
     ) {
-      answer("OpenPartial", service.openPartial(call.request), callback);
+      const peer = peerOf(call);
+      answer("OpenPartial", service.openPartial(call.request, peer), callback);
     },
     sendPartial(
       call: ServerReadableStream<SendPartialRequest, SendPartialResponse>,
       callback: sendUnaryData<SendPartialResponse>,
     ) {
       const messages = call as AsyncIterable<SendPartialRequest>;
-      answer("SendPartial", service.sendPartial(messages), callback);
+      const peer = peerOf(call);
+      answer("SendPartial", service.sendPartial(messages, peer), callback);
+    },
+    answerChallenge(
+      call: ServerReadableStream<AnswerChallengeRequest, AnswerChallengeResponse>,
+      callback: sendUnaryData<AnswerChallengeResponse>,
+    ) {
+      service.answerChallenge(call as AsyncIterable<AnswerChallengeRequest>).then(
+        (verdict) =>
+          verdict.ok ? callback(null, { taken: verdict.taken }) : callback(statusError(verdict)),
+        (error: unknown) => callback(failed("AnswerChallenge", error)),
+      );
+    },
+    enrol(
+      call: ServerUnaryCall<EnrolRequest, EnrolResponse>,
+      callback: sendUnaryData<EnrolResponse>,
+    ) {
+      service.enrol(call.request).then(
+        (response) => callback(null, response),
+        (error: unknown) => callback(failed("Enrol", error)),
+      );
     },
   };
 }
@@ -120,9 +152,13 @@ function written(clock: Clock, call: ModelCall, part: FetchModelResponse): Promi
  * below it.
  */
 function abandon(call: ModelCall): void {
-  const below = call as unknown as {
-    readonly call?: { readonly stream?: { close(code: number): void } };
+  type Below = {
+    readonly nextCall?: Below;
+    readonly stream?: { close(code: number): void };
   };
-  below.call?.stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  // Each interceptor wraps what is below it.
+  let below = (call as unknown as { readonly call?: Below }).call;
+  while (below?.nextCall !== undefined) below = below.nextCall;
+  below?.stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
   call.destroy();
 }

@@ -16,6 +16,12 @@ const statuses: { readonly [C in Code]?: status } = {
   "unknown-model": status.NOT_FOUND,
   "chunk-out-of-order": status.OUT_OF_RANGE,
   "bad-offset": status.OUT_OF_RANGE,
+  "certificate-missing": status.UNAUTHENTICATED,
+  "certificate-untrusted": status.UNAUTHENTICATED,
+  "certificate-not-yet-valid": status.UNAUTHENTICATED,
+  "certificate-expired": status.UNAUTHENTICATED,
+  "certificate-revoked": status.UNAUTHENTICATED,
+  "certificate-subject": status.PERMISSION_DENIED,
 };
 
 /** A refusal as the status that ends a call. What is not listed is the caller's mistake. */

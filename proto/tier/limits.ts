@@ -15,6 +15,12 @@ export const limits = {
    */
   attachBacklog: 2_048,
 
+  /** Connections over TLS. Further ones are closed. */
+  connections: 4_096,
+  /** From a connection to the end of its TLS handshake, in milliseconds; then it is closed. */
+  handshakeMs: 10_000,
+  /** A connection whose certificate is refused is closed after so long, in milliseconds: it hears why. */
+  refusedMs: 2_000,
   /** Calls at a time on one connection. Further ones wait at the caller (HTTP/2, RFC 9113, 5.1.2). */
   callsPerConnection: 128,
   /** Partials that are being received. A further one is refused with `busy`. */
@@ -27,6 +33,12 @@ export const limits = {
   spoolInMemoryBytes: 256 * 1024,
   /** From a SendPartial's first message to its last, in milliseconds. */
   sendTimeoutMs: 10 * 60_000,
+
+  /** Enrolments and renewals that are passed on at a time. A further one is refused with `busy`. */
+  enrolments: 64,
+
+  /** AnswerChallenge calls served at a time; each holds one update. A further one is refused with `busy`. */
+  challengeAnswers: 4,
 
   /** FetchModel calls served at a time. A further one is refused with `busy`. */
   modelReads: 256,

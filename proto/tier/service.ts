@@ -1,4 +1,7 @@
 import type {
+  AnswerChallengeRequest,
+  EnrolRequest,
+  EnrolResponse,
   FetchModelRequest,
   FetchModelResponse,
   OpenPartialRequest,
@@ -7,14 +10,31 @@ import type {
 } from "../gen/tributary/v1/reducer.js";
 import type { Clock } from "../host/clock.js";
 import type { ReadFile } from "../host/disk.js";
+import type { Grant } from "../identity/grant.js";
+import { identityLimits } from "../identity/limits.js";
 import { digestSchema, numberedIdSchema } from "../wire/ids.js";
 import { limits as wireLimits } from "../wire/limits.js";
-import { refuse, type Verdict } from "../wire/verdict.js";
+import { type Refusal, refuse, type Verdict } from "../wire/verdict.js";
 import type { Attachments, ControlStream, Members } from "./attach.js";
 import type { LinkEvents } from "./events.js";
-import { readIdentity } from "./identity.js";
+import { type PartialIdentity, readIdentity } from "./identity.js";
 import type { Announcement, Inbox, InboxAnswer, UploadState } from "./inbox.js";
 import { limits } from "./limits.js";
+import type { Peer } from "./peer.js";
+
+/**
+ * Takes a signing request to the fleet's authority: with a claim for a first certificate, without one
+ * for the next.
+ */
+export type EnrolPort = (
+  request: string,
+  claim: string | undefined,
+) => Promise<Verdict<{ readonly grant: Grant }>>;
+
+/** Takes signed updates that a challenge asked for; how many. Messages that it leaves are not read. */
+export type AnswerPort = (
+  messages: AsyncIterable<AnswerChallengeRequest>,
+) => Promise<Verdict<{ readonly taken: number }>>;
 
 export type ServiceWorld = {
   readonly clock: Clock;
@@ -23,6 +43,10 @@ export type ServiceWorld = {
   readonly inbox: Inbox;
   /** The file of a model; undefined when this side has none of that id and digest (now). */
   openModel(model: string, digest: string): Promise<ReadFile | undefined>;
+  /** Undefined where there is no way to an authority. */
+  readonly enrol?: EnrolPort | undefined;
+  /** Undefined where nobody asks for any. */
+  readonly answerChallenge?: AnswerPort | undefined;
   readonly events: LinkEvents;
 };
 
@@ -33,20 +57,25 @@ export type ModelParts = AsyncGenerator<FetchModelResponse, void, undefined>;
 
 /**
  * ReducerService without a transport. A refusal that can be tried again, and a malformed request,
- * is the verdict of the call; a final answer about a Partial is in its state. Failures reject.
+ * is the verdict of the call; a final answer about a Partial is in its state. Failures reject. Who
+ * shows a certificate speaks for itself alone: `certificate-subject` for another gateway's Partial.
  */
 export type Service = {
   attach(stream: ControlStream): void;
   /** The parts are read no faster than they are asked for; nobody else bounds how long that takes. */
   fetchModel(request: FetchModelRequest): Promise<Verdict<{ readonly parts: ModelParts }>>;
-  openPartial(request: OpenPartialRequest): Promise<PartialAnswer>;
+  openPartial(request: OpenPartialRequest, peer?: Peer): Promise<PartialAnswer>;
   /** Takes messages one at a time, so that the link's own flow control holds the sender back. */
-  sendPartial(messages: AsyncIterable<SendPartialRequest>): Promise<PartialAnswer>;
+  sendPartial(messages: AsyncIterable<SendPartialRequest>, peer?: Peer): Promise<PartialAnswer>;
+  enrol(request: EnrolRequest): Promise<EnrolResponse>;
+  answerChallenge: AnswerPort;
 };
 
 export function createService(world: ServiceWorld): Service {
   const { attachments, members, inbox, events } = world;
   let reads = 0;
+  let enrolments = 0;
+  let answers = 0;
   return {
     attach: (stream) => attachments.accept(stream, members),
     async fetchModel(request) {
@@ -62,9 +91,11 @@ export function createService(world: ServiceWorld): Service {
       }
       return { ok: true, parts: partsOf(request, opened.file, () => reads--) };
     },
-    async openPartial(request) {
+    async openPartial(request, peer) {
       const read = readAnnouncement(request);
       if (!read.ok) return read;
+      const foreign = foreignTo(peer, read.announcement.identity);
+      if (foreign !== undefined) return foreign;
       const { announcement } = read;
       const answer = await inbox.open(announcement);
       if (!answer.ok) return answer;
@@ -74,9 +105,35 @@ export function createService(world: ServiceWorld): Service {
         events({ level: "info", name: "partial-repeated", round, gateway: identity.gateway });
       return { ok: true, state: wireState(answer.state) };
     },
-    async sendPartial(messages) {
-      const answer = await withinTime(world.clock, receivePartial(inbox, messages));
+    async sendPartial(messages, peer) {
+      const answer = await withinTime(world.clock, receivePartial(inbox, messages, peer));
       return answer.ok ? { ok: true, state: wireState(answer.state) } : answer;
+    },
+    async answerChallenge(messages) {
+      if (world.answerChallenge === undefined) return refuse("malformed", "nobody here asked");
+      if (answers >= limits.challengeAnswers)
+        return refuse("busy", `${answers} answers are being received`);
+      answers++;
+      const taking = world.answerChallenge(messages).finally(() => answers--);
+      return withinTime(world.clock, taking);
+    },
+    async enrol({ claim, request }) {
+      const refused = (refusal: Refusal) => ({ grant: Buffer.alloc(0), refusal });
+      if (world.enrol === undefined)
+        return refused(refuse("uplink-away", "nobody here knows the fleet's authority"));
+      if (enrolments >= limits.enrolments)
+        return refused(refuse("busy", `${enrolments} enrolments are being passed on`));
+      if (request.length > identityLimits.requestChars || claim.length > identityLimits.claimChars)
+        return refused(refuse("request-malformed", "the request, or its claim, is too long"));
+      enrolments++;
+      try {
+        const answer = await world.enrol(request, claim === "" ? undefined : claim);
+        return answer.ok
+          ? { grant: Buffer.from(JSON.stringify(answer.grant)), refusal: undefined }
+          : refused(answer);
+      } finally {
+        enrolments--;
+      }
     },
   };
 }
@@ -113,6 +170,7 @@ async function* partsOf(request: FetchModelRequest, file: ReadFile, done: () => 
 async function receivePartial(
   inbox: Inbox,
   messages: AsyncIterable<SendPartialRequest>,
+  peer: Peer | undefined,
 ): Promise<InboxAnswer> {
   let sender: ReturnType<Inbox["sender"]>;
   let answer: InboxAnswer = refuse("malformed", "a stream without a message");
@@ -121,6 +179,8 @@ async function receivePartial(
       const identity = readIdentity(id);
       if (identity === undefined)
         return refuse("malformed", "the first message must name a Partial");
+      const foreign = foreignTo(peer, identity);
+      if (foreign !== undefined) return foreign;
       sender = inbox.sender(identity);
       if (sender === undefined) return refuse("not-granted", "open the Partial first");
     } else if (id !== undefined) return refuse("malformed", "id belongs on the first message only");
@@ -132,8 +192,18 @@ async function receivePartial(
   return answer;
 }
 
+/** Nobody brings what another gateway sealed: at each tier a Partial travels under its sender's name. */
+function foreignTo(
+  peer: Peer | undefined,
+  { gateway }: PartialIdentity,
+): Refusal<"certificate-subject"> | undefined {
+  return peer === undefined || peer.name === gateway
+    ? undefined
+    : refuse("certificate-subject", `${peer.name} speaks for itself, not for ${gateway}`);
+}
+
 /** A sender that neither goes on nor goes away is told to come back; what it sent so far is kept. */
-function withinTime(clock: Clock, receiving: Promise<InboxAnswer>): Promise<InboxAnswer> {
+function withinTime<T>(clock: Clock, receiving: Promise<Verdict<T>>): Promise<Verdict<T>> {
   return new Promise((resolve, reject) => {
     const timer = clock.setTimer(limits.sendTimeoutMs, () =>
       resolve(

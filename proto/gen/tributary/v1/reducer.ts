@@ -52,6 +52,7 @@ export interface AttachResponse {
     | { $case: "telemetryReceipt"; value: TelemetryReceipt }
     | { $case: "sessionOver"; value: SessionOver }
     | { $case: "trust"; value: Trust }
+    | { $case: "challenge"; value: Challenge }
     | undefined;
 }
 
@@ -299,6 +300,59 @@ export interface Refusal {
   message: string;
 }
 
+export interface EnrolRequest {
+  /** Empty in a renewal. */
+  claim: string;
+  /** A compact JWS, signed by the key that is to be certified. */
+  request: string;
+}
+
+export interface EnrolResponse {
+  /** UTF-8 JSON, as REST answers it; empty where it is refused. */
+  grant: Buffer;
+  refusal: Refusal | undefined;
+}
+
+/**
+ * Asks for updates as their devices signed them, of those that are in a Partial which the gateway sent.
+ * Whoever has some of them answers with those, and passes the message on to all below. Sent again until
+ * all have come, or the time for it is over.
+ */
+export interface Challenge {
+  id: string;
+  /** Of the Partial, as the cloud received it. */
+  digest: string;
+  updates: ChallengedUpdate[];
+}
+
+export interface ChallengedUpdate {
+  index: number;
+  /** As the Partial names its contributors. */
+  round: string;
+  device: string;
+}
+
+export interface AnswerChallengeRequest {
+  /** Of the challenge; on the first message of the stream only. */
+  id: string;
+  /** Begins an update: its index in the challenge, and the CBOR of its header with the signature. */
+  update:
+    | AnsweredUpdate
+    | undefined;
+  /** The next bytes of the update. */
+  data: Buffer;
+}
+
+export interface AnsweredUpdate {
+  index: number;
+  begin: Buffer;
+}
+
+export interface AnswerChallengeResponse {
+  /** Updates of the stream that were taken: they need not come again. */
+  taken: number;
+}
+
 function createBaseAttachRequest(): AttachRequest {
   return { message: undefined };
 }
@@ -455,6 +509,9 @@ export const AttachResponse: MessageFns<AttachResponse> = {
       case "trust":
         Trust.encode(message.message.value, writer.uint32(66).fork()).join();
         break;
+      case "challenge":
+        Challenge.encode(message.message.value, writer.uint32(74).fork()).join();
+        break;
     }
     return writer;
   },
@@ -534,6 +591,14 @@ export const AttachResponse: MessageFns<AttachResponse> = {
             }
 
             message.message = { $case: "trust", value: Trust.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.message = { $case: "challenge", value: Challenge.decode(reader, reader.uint32()) };
             continue;
           }
         }
@@ -2698,6 +2763,427 @@ export const Refusal: MessageFns<Refusal> = {
   },
 };
 
+function createBaseEnrolRequest(): EnrolRequest {
+  return { claim: "", request: "" };
+}
+
+export const EnrolRequest: MessageFns<EnrolRequest> = {
+  encode(message: EnrolRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.claim !== "") {
+      writer.uint32(10).string(message.claim);
+    }
+    if (message.request !== "") {
+      writer.uint32(18).string(message.request);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): EnrolRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseEnrolRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.claim = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.request = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseEnrolResponse(): EnrolResponse {
+  return { grant: Buffer.alloc(0), refusal: undefined };
+}
+
+export const EnrolResponse: MessageFns<EnrolResponse> = {
+  encode(message: EnrolResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.grant.length !== 0) {
+      writer.uint32(10).bytes(message.grant);
+    }
+    if (message.refusal !== undefined) {
+      Refusal.encode(message.refusal, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): EnrolResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseEnrolResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.grant = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.refusal = Refusal.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseChallenge(): Challenge {
+  return { id: "", digest: "", updates: [] };
+}
+
+export const Challenge: MessageFns<Challenge> = {
+  encode(message: Challenge, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== "") {
+      writer.uint32(10).string(message.id);
+    }
+    if (message.digest !== "") {
+      writer.uint32(18).string(message.digest);
+    }
+    for (const v of message.updates) {
+      ChallengedUpdate.encode(v!, writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Challenge {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseChallenge();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.id = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.digest = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.updates.push(ChallengedUpdate.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseChallengedUpdate(): ChallengedUpdate {
+  return { index: 0, round: "", device: "" };
+}
+
+export const ChallengedUpdate: MessageFns<ChallengedUpdate> = {
+  encode(message: ChallengedUpdate, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.index !== 0) {
+      writer.uint32(8).uint32(message.index);
+    }
+    if (message.round !== "") {
+      writer.uint32(18).string(message.round);
+    }
+    if (message.device !== "") {
+      writer.uint32(26).string(message.device);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ChallengedUpdate {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseChallengedUpdate();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.index = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.round = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.device = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseAnswerChallengeRequest(): AnswerChallengeRequest {
+  return { id: "", update: undefined, data: Buffer.alloc(0) };
+}
+
+export const AnswerChallengeRequest: MessageFns<AnswerChallengeRequest> = {
+  encode(message: AnswerChallengeRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== "") {
+      writer.uint32(10).string(message.id);
+    }
+    if (message.update !== undefined) {
+      AnsweredUpdate.encode(message.update, writer.uint32(18).fork()).join();
+    }
+    if (message.data.length !== 0) {
+      writer.uint32(26).bytes(message.data);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AnswerChallengeRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAnswerChallengeRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.id = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.update = AnsweredUpdate.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.data = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseAnsweredUpdate(): AnsweredUpdate {
+  return { index: 0, begin: Buffer.alloc(0) };
+}
+
+export const AnsweredUpdate: MessageFns<AnsweredUpdate> = {
+  encode(message: AnsweredUpdate, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.index !== 0) {
+      writer.uint32(8).uint32(message.index);
+    }
+    if (message.begin.length !== 0) {
+      writer.uint32(18).bytes(message.begin);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AnsweredUpdate {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAnsweredUpdate();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.index = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.begin = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseAnswerChallengeResponse(): AnswerChallengeResponse {
+  return { taken: 0 };
+}
+
+export const AnswerChallengeResponse: MessageFns<AnswerChallengeResponse> = {
+  encode(message: AnswerChallengeResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.taken !== 0) {
+      writer.uint32(8).uint32(message.taken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AnswerChallengeResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAnswerChallengeResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.taken = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
 /**
  * What a gateway's upstream offers: the cloud, or a gateway above it. The gateway connects out;
  * nothing connects in to it.
@@ -2747,6 +3233,34 @@ export const ReducerServiceService = {
     responseSerialize: (value: SendPartialResponse): Buffer => Buffer.from(SendPartialResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): SendPartialResponse => SendPartialResponse.decode(value),
   },
+  /**
+   * Hands in signed updates that a Challenge asks for, each in messages of its own. A gateway passes on
+   * what comes from below. Safe to repeat.
+   */
+  answerChallenge: {
+    path: "/tributary.v1.ReducerService/AnswerChallenge" as const,
+    requestStream: true as const,
+    responseStream: false as const,
+    requestSerialize: (value: AnswerChallengeRequest): Buffer =>
+      Buffer.from(AnswerChallengeRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): AnswerChallengeRequest => AnswerChallengeRequest.decode(value),
+    responseSerialize: (value: AnswerChallengeResponse): Buffer =>
+      Buffer.from(AnswerChallengeResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): AnswerChallengeResponse => AnswerChallengeResponse.decode(value),
+  },
+  /**
+   * Passes a claim, or a renewal, on to the fleet's authority: of the sender itself, or of whoever is
+   * below it. A gateway relays it. Safe to repeat.
+   */
+  enrol: {
+    path: "/tributary.v1.ReducerService/Enrol" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: EnrolRequest): Buffer => Buffer.from(EnrolRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): EnrolRequest => EnrolRequest.decode(value),
+    responseSerialize: (value: EnrolResponse): Buffer => Buffer.from(EnrolResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): EnrolResponse => EnrolResponse.decode(value),
+  },
 } as const;
 
 export interface ReducerServiceServer extends UntypedServiceImplementation {
@@ -2761,6 +3275,16 @@ export interface ReducerServiceServer extends UntypedServiceImplementation {
   openPartial: handleUnaryCall<OpenPartialRequest, OpenPartialResponse>;
   /** The bytes of an announced Partial from the offset that OpenPartial returned. */
   sendPartial: handleClientStreamingCall<SendPartialRequest, SendPartialResponse>;
+  /**
+   * Hands in signed updates that a Challenge asks for, each in messages of its own. A gateway passes on
+   * what comes from below. Safe to repeat.
+   */
+  answerChallenge: handleClientStreamingCall<AnswerChallengeRequest, AnswerChallengeResponse>;
+  /**
+   * Passes a claim, or a renewal, on to the fleet's authority: of the sender itself, or of whoever is
+   * below it. A gateway relays it. Safe to repeat.
+   */
+  enrol: handleUnaryCall<EnrolRequest, EnrolResponse>;
 }
 
 export interface ReducerServiceClient extends Client {
@@ -2811,6 +3335,45 @@ export interface ReducerServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: SendPartialResponse) => void,
   ): ClientWritableStream<SendPartialRequest>;
+  /**
+   * Hands in signed updates that a Challenge asks for, each in messages of its own. A gateway passes on
+   * what comes from below. Safe to repeat.
+   */
+  answerChallenge(
+    callback: (error: ServiceError | null, response: AnswerChallengeResponse) => void,
+  ): ClientWritableStream<AnswerChallengeRequest>;
+  answerChallenge(
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: AnswerChallengeResponse) => void,
+  ): ClientWritableStream<AnswerChallengeRequest>;
+  answerChallenge(
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: AnswerChallengeResponse) => void,
+  ): ClientWritableStream<AnswerChallengeRequest>;
+  answerChallenge(
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: AnswerChallengeResponse) => void,
+  ): ClientWritableStream<AnswerChallengeRequest>;
+  /**
+   * Passes a claim, or a renewal, on to the fleet's authority: of the sender itself, or of whoever is
+   * below it. A gateway relays it. Safe to repeat.
+   */
+  enrol(
+    request: EnrolRequest,
+    callback: (error: ServiceError | null, response: EnrolResponse) => void,
+  ): ClientUnaryCall;
+  enrol(
+    request: EnrolRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: EnrolResponse) => void,
+  ): ClientUnaryCall;
+  enrol(
+    request: EnrolRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: EnrolResponse) => void,
+  ): ClientUnaryCall;
 }
 
 export const ReducerServiceClient = makeGenericClientConstructor(
