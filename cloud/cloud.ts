@@ -9,8 +9,11 @@ import { createInbox } from "@tributary/proto/tier/inbox.js";
 import { createService } from "@tributary/proto/tier/service.js";
 import { SPOOL_FOLDER } from "@tributary/proto/tier/spool.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { type Access, createAccess, openAccess } from "./access/access.js";
+import { createProvider } from "./access/oidc.js";
 import { startApi } from "./api/server.js";
-import { openAuthority } from "./authority/authority.js";
+import { createAudit } from "./audit/audit.js";
+import { type Authority, openAuthority } from "./authority/authority.js";
 import type { CloudConfig } from "./config.js";
 import { createDevices } from "./devices.js";
 import type { CloudEvent, CloudEvents } from "./events.js";
@@ -19,7 +22,7 @@ import { createGateways } from "./gateways.js";
 import { createModels, type Models } from "./models.js";
 import type { Sessions } from "./session-view.js";
 import { openSessions } from "./sessions.js";
-import { openStore } from "./store/open.js";
+import { openStore, type SqlStore } from "./store/open.js";
 import type { Store } from "./store/store.js";
 
 export type CloudOptions = {
@@ -69,10 +72,9 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       const lock = await acquireLock(config.dataDir);
       teardown.push(() => lock.release());
     }
-    const { store, identities } =
-      options.store === undefined
-        ? await openOwnStore(config)
-        : { store: options.store, identities: undefined };
+    const own = options.store === undefined ? await openOwnStore(config) : undefined;
+    const store = options.store ?? own;
+    if (store === undefined) throw new Error("a store was opened or given");
     teardown.push(() => store.close());
     const models = createModels(disk, store, random);
     await models.sweep();
@@ -133,18 +135,22 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       return grpc.close();
     });
     const authority =
-      identities &&
+      own &&
       (await openAuthority({
         dataDir: config.dataDir,
-        store: identities,
+        store: own.identities,
         clock,
         random,
         rules: config.authority,
         events,
       }));
+    const audit = own && createAudit(own.audit, clock, events);
+    if (audit !== undefined) teardown.push(() => audit.close());
     const api = await (options.startApi ?? startApi)(config.http, {
       sessions: sessions.sessions,
       authority,
+      access: await accessOf(config, own, authority, clock, random, events),
+      audit,
       store,
       models,
       clock,
@@ -173,10 +179,31 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
   }
 }
 
-/** Who is enrolled is kept in a store of one's own alone. */
-async function openOwnStore({ dataDir, store: { url } }: CloudConfig) {
-  const store = await openStore({ dataDir, url });
-  return { store, identities: store.identities };
+/** Who is enrolled, who may do what and who did is kept in a store of one's own alone. */
+function openOwnStore({ dataDir, store: { url } }: CloudConfig): Promise<SqlStore> {
+  return openStore({ dataDir, url });
+}
+
+/** Tokens are asked for where there is an authority; without one the API is open, and says so. */
+async function accessOf(
+  { access: { provider } }: CloudConfig,
+  own: SqlStore | undefined,
+  authority: Authority | undefined,
+  clock: Clock,
+  random: Random,
+  events: CloudEvents,
+): Promise<Access> {
+  if (own === undefined) return openAccess();
+  const ports = { store: own.access, clock, random };
+  if (authority !== undefined)
+    return createAccess({ ...ports, authority, provider: provider && createProvider(provider) });
+  if (provider !== undefined)
+    throw new TributaryError(
+      "config-invalid",
+      "access.provider: without an authority nobody is asked for a token; make one with `tributary cloud init`",
+    );
+  events({ level: "warn", name: "access-open" });
+  return openAccess(ports);
 }
 
 function listenFailure({ host, port }: CloudConfig["http"], cause: unknown): unknown {

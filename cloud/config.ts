@@ -17,6 +17,10 @@ const listen = (port: number, who: string) =>
     })
     .prefault({});
 
+function isLoopbackUrl(url: string): boolean {
+  return URL.canParse(url) && loopback.test(new URL(url).hostname.replace(/^\[|\]$/g, ""));
+}
+
 const storeSchema = z
   .strictObject({
     /** A PostgreSQL server; without one the store is embedded, in the data directory. A secret. */
@@ -48,6 +52,24 @@ export const configSchema = z
         certificateDays: z.number().int().min(1).max(365).default(30),
         /** How long after its end a certificate still serves to ask for the next one. */
         graceDays: z.number().int().min(0).max(730).default(180),
+      })
+      .prefault({}),
+    /** Who else's tokens callers may show, where there is an authority. */
+    access: z
+      .strictObject({
+        /** An OpenID Connect provider. */
+        provider: z
+          .strictObject({
+            issuer: z.url(),
+            jwksUrl: z.url({ protocol: /^https?$/ }),
+            audience: z.string().min(1).max(256),
+            tokenTypes: z.array(z.string().min(1).max(64)).min(1).max(8).default(["at+jwt"]),
+          })
+          .refine(({ jwksUrl }) => jwksUrl.startsWith("https:") || isLoopbackUrl(jwksUrl), {
+            message: "must be https, or on loopback: who changes the keys on the way is anybody",
+            path: ["jwksUrl"],
+          })
+          .optional(),
       })
       .prefault({}),
     log: z.enum(["text", "json"]).default("text"),

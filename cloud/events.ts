@@ -167,6 +167,9 @@ export type CloudEvent =
       serial: string;
     }
   | { level: "warn"; name: "revoked"; kind: string; who: string }
+  /** Nobody is asked for a token: there is no authority. */
+  | { level: "warn"; name: "access-open" }
+  | { level: "error"; name: "audit-failed"; action: string; message: string }
   | {
       level: "info";
       name: "denylist-in-effect";

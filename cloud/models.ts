@@ -35,6 +35,7 @@ export type Models = ModelFiles & {
     name: string,
     pieces: AsyncIterable<Uint8Array>,
     nowMs: number,
+    project?: string,
   ): Promise<Verdict<{ readonly model: ModelRow }, ImportCode>>;
   /** Opens a file of the trail for reading ranges. The caller closes it. */
   open(digest: string): Promise<ReadFile>;
@@ -67,7 +68,7 @@ export function createModels(disk: Disk, store: Store, random: Random): Models {
     return { digest: manifest.digest, bytes: bytes.length };
   };
 
-  const take = async (name: string, temporary: string, nowMs: number) => {
+  const take = async (name: string, temporary: string, nowMs: number, project?: string) => {
     const bytes = await disk.readFile(temporary);
     const file = decodeSafetensors(bytes);
     if (!file.ok) return file;
@@ -96,7 +97,7 @@ export function createModels(disk: Disk, store: Store, random: Random): Models {
       fractionBits: null,
       createdAtMs: nowMs,
     };
-    if (await store.addModel(model)) return { ok: true as const, model };
+    if (await store.addModel(model, project)) return { ok: true as const, model };
     cache.delete(id);
     return exists(id);
   };
@@ -115,7 +116,7 @@ export function createModels(disk: Disk, store: Store, random: Random): Models {
     values: async (model) => (await readRow(await rowOf(model))).file.values,
     write: (model, layout, values) =>
       save(model, encodeSafetensors(layout, values, { model }), layout),
-    async importFile(name, pieces, nowMs) {
+    async importFile(name, pieces, nowMs, project) {
       if (imports >= storeLimits.importsAtOnce)
         return refuse("busy", `${imports} imports are under way; try again later`);
       imports++;
@@ -124,7 +125,7 @@ export function createModels(disk: Disk, store: Store, random: Random): Models {
         const received = await receive(disk, temporary, pieces);
         if (!received.ok) return received;
         // One file at a time is held in memory whole, whatever arrives at once.
-        const turn = decoding.then(() => take(name, temporary, nowMs));
+        const turn = decoding.then(() => take(name, temporary, nowMs, project));
         decoding = turn.catch(() => undefined);
         return await turn;
       } finally {

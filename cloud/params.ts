@@ -97,6 +97,8 @@ export const sessionParamsSchema = z
   .strictObject({
     /** The session's id. */
     name: idSchema,
+    /** The workspace that it belongs to: it has its model from there, and its sites. */
+    project: idSchema.default("default"),
     /** Model that the first round starts from, such as an import or another session's. */
     initialModel: modelIdSchema,
     /** Training rounds that the session runs. */

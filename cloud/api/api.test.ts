@@ -10,6 +10,7 @@ import { seededRandom } from "@tributary/proto/host/random.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { encodeSafetensors } from "@tributary/proto/wire/safetensors.js";
 import fc from "fast-check";
+import { openAccess } from "../access/access.js";
 import type { CloudEvent } from "../events.js";
 import { createModels } from "../models.js";
 import { sessionParamsSchema } from "../params.js";
@@ -36,6 +37,7 @@ describe("REST API", () => {
     dir = await mkdtemp(join(tmpdir(), "tributary-api-"));
     store = await openStore({ dataDir: dir });
     ports = {
+      access: await openAccess(),
       store,
       models: createModels(memoryDisk(), store, seededRandom(1)),
       sessions: fakeSessions(["alpha", "beta", "gamma"]),
@@ -85,7 +87,12 @@ describe("REST API", () => {
 
   test("health says that the store answers, and a problem when it does not", async () => {
     const answer = await get("/health");
-    assert.deepEqual(answer.json(), { status: "ok", version: "0.1.0", uptimeMs: 0 });
+    assert.deepEqual(answer.json(), {
+      status: "ok",
+      version: "0.1.0",
+      uptimeMs: 0,
+      access: "open",
+    });
     const down = {
       ...store,
       ping: async () => {

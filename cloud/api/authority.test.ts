@@ -9,7 +9,13 @@ import { readDenylist } from "@tributary/proto/identity/denylist.js";
 import { createKeyring, jwksSchema } from "@tributary/proto/identity/keyring.js";
 import { makeKey } from "@tributary/proto/identity/keys.js";
 import { writeRequest } from "@tributary/proto/identity/request.js";
-import { keepAuthority, makeAuthorityKeys } from "../authority/keys.js";
+import { ownerToken } from "../access/owner-token.js";
+import {
+  authorityFile,
+  keepAuthority,
+  makeAuthorityKeys,
+  readAuthorityKeys,
+} from "../authority/keys.js";
 import { startCloud, type TestCloud } from "../testing/cloud.js";
 
 const random = systemRandom();
@@ -21,14 +27,15 @@ async function cloudIn(dir: string, t: { after(done: () => Promise<void>): void 
   return caller(cloud);
 }
 
-function caller({ httpPort }: Pick<TestCloud, "httpPort">) {
+function caller({ httpPort }: Pick<TestCloud, "httpPort">, token = "none") {
   return async (method: "GET" | "POST", path: string, body?: object) => {
     const response = await fetch(`http://127.0.0.1:${httpPort}${path}`, {
       method,
-      ...(body && {
-        body: JSON.stringify(body),
-        headers: { "content-type": "application/json" },
-      }),
+      headers: {
+        authorization: `Bearer ${token}`,
+        ...(body && { "content-type": "application/json" }),
+      },
+      ...(body && { body: JSON.stringify(body) }),
     });
     return {
       status: response.status,
@@ -71,7 +78,9 @@ describe("a cloud with an authority", () => {
     dir = await mkdtemp(join(tmpdir(), "tributary-api-authority-"));
     await keepAuthority(dir, await makeAuthorityKeys("press-works", Date.now(), random));
     cloud = await startCloud(dir);
-    ask = caller(cloud);
+    const keys = await readAuthorityKeys(authorityFile(dir));
+    const lifeMs = 3_600_000;
+    ask = caller(cloud, await ownerToken(keys, { nowMs: Date.now(), lifeMs, random }));
   });
   after(async () => {
     await cloud?.close();

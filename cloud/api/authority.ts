@@ -95,6 +95,7 @@ export function publicKeyRoute(api: Api, { authority }: ApiPorts): void {
   api.get(
     "/.well-known/jwks.json",
     {
+      config: { permission: "public" },
       schema: {
         tags: ["identity"],
         summary: "The public keys that tokens and denylists are checked with (RFC 7517)",
@@ -109,6 +110,7 @@ function enrolmentRoutes(api: Api, authority: Authority | undefined): void {
   api.post(
     "/enrolments",
     {
+      config: { permission: "public" },
       schema: {
         tags: ["identity"],
         summary: "Enrol with a claim; the same key may ask again",
@@ -126,6 +128,7 @@ function enrolmentRoutes(api: Api, authority: Authority | undefined): void {
   api.post(
     "/renewals",
     {
+      config: { permission: "public" },
       schema: {
         tags: ["identity"],
         summary: "Get the next certificate, with the key of the one before",
@@ -143,6 +146,7 @@ function enrolmentRoutes(api: Api, authority: Authority | undefined): void {
   api.get(
     "/enrolments",
     {
+      config: { permission: "enrolment.read" },
       schema: {
         tags: ["identity"],
         summary: "Who asked to enrol, by id",
@@ -161,6 +165,7 @@ function enrolmentRoutes(api: Api, authority: Authority | undefined): void {
     api.post(
       `/enrolments/:id/${action}`,
       {
+        config: { permission: "enrolment.manage" },
         schema: {
           tags: ["identity"],
           summary: `${action === "accept" ? "Accept" : "Reject"} an enrolment that waits`,
@@ -178,6 +183,7 @@ function enrolmentRoutes(api: Api, authority: Authority | undefined): void {
   api.get(
     "/identities",
     {
+      config: { permission: "enrolment.read" },
       schema: {
         tags: ["identity"],
         summary: "Who is enrolled, by kind and name",
@@ -196,6 +202,10 @@ function claimRoutes(api: Api, authority: Authority | undefined): void {
   api.post(
     "/claims",
     {
+      config: {
+        permission: "enrolment.manage",
+        noted: ["kind", "name", "site", "uses", "approval"],
+      },
       schema: {
         tags: ["identity"],
         summary: "Make a claim; its text is in this answer and nowhere else",
@@ -226,6 +236,7 @@ function claimRoutes(api: Api, authority: Authority | undefined): void {
   api.get(
     "/claims",
     {
+      config: { permission: "enrolment.read" },
       schema: {
         tags: ["identity"],
         summary: "Claims by id, without their secrets",
@@ -242,6 +253,7 @@ function claimRoutes(api: Api, authority: Authority | undefined): void {
   api.post(
     "/claims/:id/revoke",
     {
+      config: { permission: "enrolment.manage" },
       schema: {
         tags: ["identity"],
         summary: "Take a claim back; who enrolled with it stays",
@@ -261,6 +273,7 @@ function denylistRoutes(api: Api, authority: Authority | undefined): void {
   api.get(
     "/denylist",
     {
+      config: { permission: "enrolment.read" },
       schema: {
         tags: ["identity"],
         summary: "Whose certificates and tokens are void",
@@ -273,6 +286,7 @@ function denylistRoutes(api: Api, authority: Authority | undefined): void {
   api.post(
     "/denylist",
     {
+      config: { permission: "revocation.manage", noted: ["kind", "name"] },
       schema: {
         tags: ["identity"],
         summary: "Void what a gateway or a device was given until now",

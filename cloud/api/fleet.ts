@@ -1,34 +1,54 @@
 import { idSchema } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
+import { filteredSlice } from "../access/filtered-slice.js";
+import { type Caller, DEFAULT_PROJECT, projectsWith } from "../access/permissions.js";
 import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
 import type { Api, ApiPorts } from "./ports.js";
 import { problemResponses } from "./problem.js";
 import { deviceSchema, eventSchema, gatewaySchema, sampleSchema } from "./schemas.js";
 
-export function fleetRoutes(api: Api, { store, clock, version }: ApiPorts): void {
+export function fleetRoutes(api: Api, { store, clock, version, access }: ApiPorts): void {
   const startedAtMs = clock.nowMs();
+  /** Whether a site is one of the projects whose fleet somebody may see. */
+  const seenBy = (caller: Caller) => {
+    const seen = projectsWith(caller, "fleet.read");
+    return ({ site }: { readonly site: string }): boolean =>
+      seen?.includes(access.projects?.ofSite(site) ?? DEFAULT_PROJECT) ?? true;
+  };
 
   api.get(
     "/health",
     {
+      config: { permission: "public" },
       schema: {
         tags: ["health"],
         summary: "Whether the cloud and its store answer",
         response: {
-          200: z.object({ status: z.literal("ok"), version: z.string(), uptimeMs: z.number() }),
+          200: z.object({
+            status: z.literal("ok"),
+            version: z.string(),
+            uptimeMs: z.number(),
+            access: z.enum(["open", "tokens"]).describe("whether callers must show a token"),
+          }),
           ...problemResponses,
         },
       },
     },
     async () => {
       await store.ping();
-      return { status: "ok" as const, version, uptimeMs: clock.nowMs() - startedAtMs };
+      return {
+        status: "ok" as const,
+        version,
+        uptimeMs: clock.nowMs() - startedAtMs,
+        access: access.secured === undefined ? ("open" as const) : ("tokens" as const),
+      };
     },
   );
 
   api.get(
     "/gateways",
     {
+      config: { permission: "fleet.read", scope: "any" },
       schema: {
         tags: ["fleet"],
         summary: "Gateways by id",
@@ -36,13 +56,21 @@ export function fleetRoutes(api: Api, { store, clock, version }: ApiPorts): void
         response: { 200: sliceSchema(gatewaySchema), ...problemResponses },
       },
     },
-    async ({ query: { cursor, limit } }) =>
-      toAnswer(await store.listGateways({ after: cursor, limit })),
+    async ({ caller, query: { cursor, limit } }) =>
+      toAnswer(
+        await filteredSlice(
+          (page) => store.listGateways(page),
+          seenBy(caller),
+          ({ id }) => id,
+          { after: cursor, limit },
+        ),
+      ),
   );
 
   api.get(
     "/gateways/:id/samples",
     {
+      config: { permission: "fleet.read", scope: "gateway" },
       schema: {
         tags: ["fleet"],
         summary: "What a gateway measured of itself, also while it was away; newest first",
@@ -58,6 +86,7 @@ export function fleetRoutes(api: Api, { store, clock, version }: ApiPorts): void
   api.get(
     "/devices",
     {
+      config: { permission: "fleet.read", scope: "any" },
       schema: {
         tags: ["fleet"],
         summary: "Devices by id",
@@ -69,13 +98,21 @@ export function fleetRoutes(api: Api, { store, clock, version }: ApiPorts): void
         response: { 200: sliceSchema(deviceSchema), ...problemResponses },
       },
     },
-    async ({ query: { site, gateway, cursor, limit } }) =>
-      toAnswer(await store.listDevices({ site, gateway }, { after: cursor, limit })),
+    async ({ caller, query: { site, gateway, cursor, limit } }) =>
+      toAnswer(
+        await filteredSlice(
+          (page) => store.listDevices({ site, gateway }, page),
+          seenBy(caller),
+          ({ id }) => id,
+          { after: cursor, limit },
+        ),
+      ),
   );
 
   api.get(
     "/events",
     {
+      config: { permission: "events.read" },
       schema: {
         tags: ["events"],
         summary: "Events after a sequence, oldest first; without one, the newest",

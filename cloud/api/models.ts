@@ -3,6 +3,7 @@ import { idSchema, modelIdSchema } from "@tributary/proto/wire/ids.js";
 import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import type { FastifyReply } from "fastify";
 import { z } from "zod";
+import { DEFAULT_PROJECT, projectsWith } from "../access/permissions.js";
 import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
 import { sendFile } from "./file.js";
 import type { Api, ApiPorts } from "./ports.js";
@@ -24,13 +25,14 @@ const fileResponse = {
 const sequenceKey = z.number().int().min(0);
 
 export function modelRoutes(api: Api, ports: ApiPorts): void {
-  const { sessions, store, models } = ports;
+  const { sessions, store, models, access } = ports;
 
   uploadRoute(api, ports);
 
   api.get(
     "/models",
     {
+      config: { permission: "models.read", scope: "any" },
       schema: {
         tags: ["models"],
         summary: "Models, newest first",
@@ -42,13 +44,21 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
         response: { 200: sliceSchema(modelSchema), ...problemResponses },
       },
     },
-    async ({ query: { session, state, cursor, limit } }) =>
-      toAnswer(await store.listModels({ session, state }, { after: cursor, limit })),
+    async ({ caller, query: { session, state, cursor, limit } }) => {
+      const page = { after: cursor, limit };
+      const seen = projectsWith(caller, "models.read");
+      return toAnswer(
+        seen === undefined || access.projects === undefined
+          ? await store.listModels({ session, state }, page)
+          : await access.projects.listModels({ projects: seen, session, state }, page),
+      );
+    },
   );
 
   api.get(
     "/models/:id",
     {
+      config: { permission: "models.read", scope: "model" },
       schema: {
         tags: ["models"],
         summary: "A model",
@@ -62,6 +72,7 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
   api.get(
     "/models/:id/trail",
     {
+      config: { permission: "models.read", scope: "model" },
       schema: {
         tags: ["models"],
         summary: "A model and its ancestors, back to the root",
@@ -79,6 +90,7 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
   api.get(
     "/models/:id/contributions",
     {
+      config: { permission: "models.read", scope: "model" },
       schema: {
         tags: ["models"],
         summary: "The contributions that a model is the first to hold, by round and device",
@@ -100,6 +112,7 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
   api.get(
     "/models/:id/file",
     {
+      config: { permission: "models.read", scope: "model" },
       schema: {
         tags: ["models"],
         summary: "The model as a safetensors file; honours Range and If-None-Match",
@@ -118,6 +131,7 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
   api.post(
     "/models/:id/activate",
     {
+      config: { permission: "models.write", scope: "model", noted: ["session"] },
       schema: {
         tags: ["models"],
         summary: "Make a model its session's head: the next round starts from it",
@@ -132,7 +146,7 @@ export function modelRoutes(api: Api, ports: ApiPorts): void {
 }
 
 /** In a scope of its own: only here is an octet-stream taken, unread, and past the JSON bound. */
-function uploadRoute(api: Api, { models, clock }: ApiPorts): void {
+function uploadRoute(api: Api, { models, clock, access: { projects } }: ApiPorts): void {
   api.register(async (scope: Api) => {
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser("application/octet-stream", (_request, payload, done) =>
@@ -142,11 +156,15 @@ function uploadRoute(api: Api, { models, clock }: ApiPorts): void {
       "/models",
       {
         bodyLimit: wireLimits.modelBytes,
+        config: { permission: "models.write", scope: "query", noted: ["name", "project"] },
         schema: {
           tags: ["models"],
           summary: "Import a safetensors file of finite float32 tensors as model <name>.0",
           consumes: ["application/octet-stream"],
-          querystring: z.strictObject({ name: idSchema }),
+          querystring: z.strictObject({
+            name: idSchema,
+            project: idSchema.default(DEFAULT_PROJECT),
+          }),
           response: { 201: modelSchema, ...problemResponses },
         },
       },
@@ -159,7 +177,10 @@ function uploadRoute(api: Api, { models, clock }: ApiPorts): void {
           );
         if (Number(request.headers["content-length"] ?? 0) > wireLimits.modelBytes)
           return refuseUpload(reply, body, "too-large", "the file is past the bound of a model");
-        const imported = await models.importFile(request.query.name, body, clock.nowMs());
+        const { name, project } = request.query;
+        if (projects !== undefined && !(await projects.exists(project)))
+          return refuseUpload(reply, body, "unknown-project", `no project ${project}`);
+        const imported = await models.importFile(name, body, clock.nowMs(), project);
         if (imported.ok)
           return reply
             .code(201)

@@ -2,6 +2,8 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Clock } from "@tributary/proto/host/clock.js";
 import type { FastifyBaseLogger, FastifyInstance, RawServerDefault } from "fastify";
 import type { ZodTypeProvider } from "fastify-type-provider-zod";
+import type { Access } from "../access/access.js";
+import type { Audit } from "../audit/audit.js";
 import type { Authority } from "../authority/authority.js";
 import type { CloudEvents } from "../events.js";
 import type { Models } from "../models.js";
@@ -13,6 +15,9 @@ export type ApiPorts = {
   readonly sessions: Sessions;
   /** The fleet's, where one was made. */
   readonly authority?: Authority | undefined;
+  readonly access: Access;
+  /** Undefined where the store is not SQL. */
+  readonly audit?: Audit | undefined;
   readonly store: Store;
   readonly models: Models;
   readonly clock: Clock;

@@ -109,6 +109,7 @@ const RETRY_AFTER_SECONDS = 1;
 
 /** Answers with a problem. Typed replies know only their own schemas, hence the wider type. */
 export function sendProblem(reply: FastifyReply, answer: Problem): FastifyReply {
+  reply.request.problem = answer.code;
   if (answer.status === 503) reply.header("retry-after", RETRY_AFTER_SECONDS);
   return reply
     .code(answer.status)

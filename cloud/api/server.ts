@@ -7,13 +7,17 @@ import {
   validatorCompiler,
   type ZodTypeProvider,
 } from "fastify-type-provider-zod";
+import { accessRoutes } from "./access.js";
+import { auditRoutes } from "./audit.js";
 import { authorityRoutes, publicKeyRoute } from "./authority.js";
 import { createErrorHandler, problemOf } from "./errors.js";
 import { fleetRoutes } from "./fleet.js";
+import { guardRoutes } from "./guard.js";
 import { apiLimits } from "./limits.js";
 import { modelRoutes } from "./models.js";
 import type { Api, ApiPorts } from "./ports.js";
 import { problem, sendProblem } from "./problem.js";
+import { projectRoutes } from "./projects.js";
 import { sessionRoutes } from "./sessions.js";
 
 const PREFIX = "/api/v1";
@@ -42,6 +46,7 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
     ),
   );
   api.addHook("onRequest", refuseForeign);
+  guardRoutes(api, ports);
   await api.register(swagger, {
     openapi: {
       openapi: "3.1.0",
@@ -50,6 +55,9 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
         version: ports.version,
         description: "Sessions, models, the fleet and events of a federated-learning cloud.",
         license: { name: "Apache-2.0", identifier: "Apache-2.0" },
+      },
+      components: {
+        securitySchemes: { token: { type: "http", scheme: "bearer", bearerFormat: "JWT" } },
       },
     },
     transform: describeRoute,
@@ -60,7 +68,11 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
       modelRoutes(scope, ports);
       fleetRoutes(scope, ports);
       authorityRoutes(scope, ports);
-      scope.get("/openapi.json", { schema: { hide: true } }, async () => api.swagger());
+      accessRoutes(scope, ports);
+      projectRoutes(scope, ports);
+      auditRoutes(scope, ports);
+      const document = { config: { permission: "public" }, schema: { hide: true } } as const;
+      scope.get("/openapi.json", document, async () => api.swagger());
     },
     { prefix: PREFIX },
   );
@@ -71,7 +83,13 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
 
 /** A route's schema for the document; a body that is taken unread has no zod schema to tell it. */
 const describeRoute: typeof jsonSchemaTransform = (route) => {
-  const described = jsonSchemaTransform(route);
+  const given = jsonSchemaTransform(route);
+  const { permission } = route.route.config ?? {};
+  const needs = {
+    "x-permission": permission,
+    security: permission === "public" ? [] : [{ token: [] }],
+  };
+  const described = { ...given, schema: { ...given.schema, ...needs } };
   const binary = described.schema?.consumes?.includes("application/octet-stream");
   if (!binary) return described;
   const body = { type: "string", format: "binary" };

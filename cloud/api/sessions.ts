@@ -1,7 +1,8 @@
 import { idSchema } from "@tributary/proto/wire/ids.js";
-import type { Verdict } from "@tributary/proto/wire/verdict.js";
+import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import type { FastifyReply } from "fastify";
 import { z } from "zod";
+import { projectsWith } from "../access/permissions.js";
 import { sessionParamsSchema } from "../params.js";
 import type { SessionCode, SessionView } from "../session-view.js";
 import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
@@ -19,10 +20,12 @@ import {
 const params = z.object({ id: idSchema });
 const round = z.coerce.number().int().min(1).max(999_999_999);
 
-export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
+export function sessionRoutes(api: Api, { sessions, store, access }: ApiPorts): void {
+  const { projects } = access;
   api.post(
     "/sessions",
     {
+      config: { permission: "sessions.start", scope: "body", noted: ["name", "initialModel"] },
       schema: {
         tags: ["sessions"],
         summary: "Start a session",
@@ -31,7 +34,14 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
       },
     },
     async (request, reply) => {
-      const started = await sessions.start(request.body);
+      const { project, initialModel } = request.body;
+      if (projects !== undefined && !(await projects.exists(project)))
+        return sendProblem(reply, problem("unknown-project", `no project ${project}`));
+      // A model of another project is none that can be seen from here.
+      const foreign = projects !== undefined && (await projects.ofModel(initialModel)) !== project;
+      const started = foreign
+        ? refuse("unknown-model", `no model ${initialModel} in the project ${project}`)
+        : await sessions.start(request.body);
       // The path names nothing here: what is unknown is a field of the body.
       if (!started.ok && started.code === "unknown-model")
         return sendProblem(
@@ -51,6 +61,7 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
   api.get(
     "/sessions",
     {
+      config: { permission: "sessions.read", scope: "any" },
       schema: {
         tags: ["sessions"],
         summary: "Sessions by id",
@@ -58,8 +69,12 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
         response: { 200: sliceSchema(sessionSchema), ...problemResponses },
       },
     },
-    async ({ query: { cursor, limit } }) => {
-      const rest = sessions.list().filter(({ id }) => cursor === undefined || id > cursor);
+    async ({ caller, query: { cursor, limit } }) => {
+      const seen = projectsWith(caller, "sessions.read");
+      const rest = sessions
+        .list()
+        .filter(({ params: { project } }) => seen?.includes(project) ?? true)
+        .filter(({ id }) => cursor === undefined || id > cursor);
       const items = rest.slice(0, limit);
       return toAnswer({ items, next: rest.length > limit ? items.at(-1)?.id : undefined });
     },
@@ -68,6 +83,7 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
   api.get(
     "/sessions/:id",
     {
+      config: { permission: "sessions.read", scope: "session" },
       schema: {
         tags: ["sessions"],
         summary: "A session's status",
@@ -85,6 +101,7 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
     api.post(
       `/sessions/:id/${action}`,
       {
+        config: { permission: "sessions.steer", scope: "session" },
         schema: {
           tags: ["sessions"],
           summary:
@@ -101,6 +118,7 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
   api.get(
     "/sessions/:id/rounds",
     {
+      config: { permission: "sessions.read", scope: "session" },
       schema: {
         tags: ["sessions"],
         summary: "Rounds of a session, newest first",
@@ -118,6 +136,7 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
   api.get(
     "/sessions/:id/contributions",
     {
+      config: { permission: "sessions.read", scope: "session" },
       schema: {
         tags: ["sessions"],
         summary: "Receipted contributions of a session, by round and device",
@@ -140,6 +159,7 @@ export function sessionRoutes(api: Api, { sessions, store }: ApiPorts): void {
   api.get(
     "/sessions/:id/evaluations",
     {
+      config: { permission: "sessions.read", scope: "session" },
       schema: {
         tags: ["sessions"],
         summary: "Federated evaluations of a session, newest first",

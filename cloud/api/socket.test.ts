@@ -12,6 +12,7 @@ describe("REST API on a socket", () => {
 
   before(async () => {
     const ports = {
+      access: {},
       sessions: fakeSessions([]),
       clock: systemClock(),
       events: () => undefined,

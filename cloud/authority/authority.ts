@@ -14,8 +14,10 @@ import type { Denial } from "@tributary/proto/identity/denylist.js";
 import type { Jwks } from "@tributary/proto/identity/keyring.js";
 import type { Kind } from "@tributary/proto/identity/names.js";
 import { readRequest } from "@tributary/proto/identity/request.js";
+import { signUserToken } from "@tributary/proto/identity/tokens.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { noteLine } from "../audit/pending.js";
 import type { CloudEvents } from "../events.js";
 import type { IdentityStore } from "../store/identities.js";
 import type { ClaimRow, EnrolmentRow, IdentityRow } from "../store/identity-rows.js";
@@ -30,6 +32,7 @@ import {
   listKey,
   readAuthorityKeys,
   signerOf,
+  tokenKey,
 } from "./keys.js";
 import { authorityLimits } from "./limits.js";
 import { denylistOf, revoke, signedDenylist } from "./revocation.js";
@@ -77,6 +80,8 @@ export type Authority = {
   revoke(kind: Kind, name: string): Promise<Verdict<{ readonly denylist: DenylistView }>>;
   denylist(): Promise<DenylistView>;
   jwks(): Promise<Jwks>;
+  /** Signs a token of a person or a program. */
+  signUserToken(token: Parameters<typeof signUserToken>[1]): Promise<string>;
   trust(): Promise<FleetTrust>;
   /** Signs a bundle's manifest, whatever it holds: who asks answers for it. */
   signBundle(bundle: Bundle): Promise<string>;
@@ -173,6 +178,8 @@ function createAuthority(ports: AuthorityPorts, keys: WatchedKeys): Authority {
       if (known === undefined || !isSecret(given.secret, known.secretDigest)) return unknownClaim();
       const read = await readRequest(request);
       if (!read.ok) return read;
+      const { kind, name, site } = read.request.payload;
+      noteLine({ claim: given.id, kind, name, site });
       const by = await issuer();
       const issued = await store.change((rows) => enrol(rows, given, read.request, by));
       return granted(issued, by, "enrolled");
@@ -180,6 +187,8 @@ function createAuthority(ports: AuthorityPorts, keys: WatchedKeys): Authority {
     async renew(request) {
       const read = await readRequest(request);
       if (!read.ok) return read;
+      const { kind, name, site } = read.request.payload;
+      noteLine({ kind, name, site });
       const by = await issuer();
       const issued = await store.change((rows) => renew(rows, read.request, by));
       return granted(issued, by, "renewed");
@@ -196,6 +205,8 @@ function createAuthority(ports: AuthorityPorts, keys: WatchedKeys): Authority {
     },
     denylist: async () => viewDenylist(store, await issuer()),
     jwks: async () => jwksOf(await keys.current(), clock.nowMs()),
+    signUserToken: async (token) =>
+      signUserToken(keys.fleet, token, tokenKey(await keys.current())),
     async trust() {
       const current = await keys.current();
       const nowMs = clock.nowMs();

@@ -242,6 +242,61 @@ const migrations: readonly (readonly string[])[] = [
       PRIMARY KEY (kind, name))`,
   ],
   ["ALTER TABLE rounds ADD COLUMN site_rosters jsonb NOT NULL DEFAULT '{}'"],
+  [
+    `CREATE TABLE audit (
+      sequence bigint PRIMARY KEY,
+      at_ms bigint NOT NULL,
+      actor text NOT NULL,
+      action text NOT NULL,
+      target text NOT NULL,
+      project text,
+      outcome text NOT NULL,
+      detail jsonb NOT NULL,
+      prev text NOT NULL,
+      hash text NOT NULL)`,
+    `CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$`,
+    `CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
+      FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()`,
+    `CREATE TABLE tokens (
+      id text COLLATE "C" PRIMARY KEY,
+      subject text COLLATE "C" NOT NULL,
+      name text NOT NULL,
+      roles jsonb NOT NULL,
+      state text NOT NULL,
+      created_by text NOT NULL,
+      created_at_ms bigint NOT NULL,
+      expires_at_ms bigint NOT NULL)`,
+    "CREATE INDEX tokens_ends ON tokens (expires_at_ms)",
+    `CREATE TABLE projects (
+      id text COLLATE "C" PRIMARY KEY,
+      name text NOT NULL,
+      created_at_ms bigint NOT NULL)`,
+    "INSERT INTO projects (id, name, created_at_ms) VALUES ('default', 'default', 0)",
+    `CREATE TABLE sites (
+      site text COLLATE "C" PRIMARY KEY,
+      project text COLLATE "C" NOT NULL REFERENCES projects)`,
+    `CREATE TABLE members (
+      project text COLLATE "C" NOT NULL,
+      subject text COLLATE "C" NOT NULL,
+      name text NOT NULL,
+      role text NOT NULL,
+      added_by text NOT NULL,
+      added_at_ms bigint NOT NULL,
+      PRIMARY KEY (project, subject))`,
+    "CREATE INDEX members_subject ON members (subject)",
+    `CREATE TABLE invitations (
+      id text COLLATE "C" PRIMARY KEY,
+      secret_digest text NOT NULL,
+      project text COLLATE "C" NOT NULL,
+      role text NOT NULL,
+      state text NOT NULL,
+      invited_by text NOT NULL,
+      accepted_by text,
+      created_at_ms bigint NOT NULL,
+      expires_at_ms bigint NOT NULL)`,
+    "ALTER TABLE models ADD COLUMN project text NOT NULL DEFAULT 'default'",
+  ],
 ];
 
 /** The schema that this build writes. */

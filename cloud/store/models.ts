@@ -2,7 +2,7 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import type { EvaluationRow, ModelRow } from "./rows.js";
 import { askFor, sliceOf } from "./slice.js";
 import type { Query, Sql } from "./sql.js";
-import type { ModelDecision, Store } from "./store.js";
+import type { ModelDecision, Page, Slice, Store } from "./store.js";
 import { columnsOf, fromRow, insertRows, toJson } from "./tables.js";
 
 const columns = columnsOf("models");
@@ -24,25 +24,20 @@ type Keyed<T> = { readonly key: number; readonly row: T };
 
 export function modelQueries({ read, write }: Sql): ModelQueries {
   return {
-    addModel: (model) =>
+    addModel: (model, project) =>
       write("durable", async (query) => {
-        return (await insertRows(query, "models", [model], "ON CONFLICT (id) DO NOTHING")) > 0;
+        if ((await insertRows(query, "models", [model], "ON CONFLICT (id) DO NOTHING")) === 0)
+          return false;
+        if (project !== undefined)
+          await query("UPDATE models SET project = $2 WHERE id = $1", [model.id, project]);
+        return true;
       }),
     async model(id) {
       const [row] = await read(`SELECT ${columns} FROM models WHERE id = $1`, [id]);
       return row && fromRow<ModelRow>(row);
     },
     decideModel: (decision) => write("durable", (query) => updateDecision(query, decision)),
-    async listModels({ session, state }, { after, limit }) {
-      const rows = await read(
-        `SELECT sequence AS key, ${columns} FROM models
-         WHERE ($1::text IS NULL OR session = $1) AND ($2::text IS NULL OR state = $2)
-           AND ($3::bigint IS NULL OR sequence < $3)
-         ORDER BY sequence DESC LIMIT $4`,
-        [session ?? null, state ?? null, after ?? null, askFor(limit)],
-      );
-      return sliceOf(rows.map(keyed<ModelRow>), limit, keyOf, rowOf);
-    },
+    listModels: (filter, page) => selectModels(read, filter, page),
     async trail(model, { after = 0, limit }) {
       const rows = await read(
         `WITH RECURSIVE line AS (
@@ -82,6 +77,29 @@ export function modelQueries({ read, write }: Sql): ModelQueries {
     },
   };
 }
+
+/**
+ * Models, newest first.
+ *
+ * @param also a further condition, whose values are from `$5` on
+ */
+export async function selectModels(
+  read: Query,
+  { session, state }: Parameters<Store["listModels"]>[0],
+  { after, limit }: Page<number>,
+  also: { readonly where: string; readonly values: readonly unknown[] } = NO_CONDITION,
+): Promise<Slice<ModelRow, number>> {
+  const rows = await read(
+    `SELECT sequence AS key, ${columns} FROM models
+     WHERE ($1::text IS NULL OR session = $1) AND ($2::text IS NULL OR state = $2)
+       AND ($3::bigint IS NULL OR sequence < $3) AND ${also.where}
+     ORDER BY sequence DESC LIMIT $4`,
+    [session ?? null, state ?? null, after ?? null, askFor(limit), ...also.values],
+  );
+  return sliceOf(rows.map(keyed<ModelRow>), limit, keyOf, rowOf);
+}
+
+const NO_CONDITION = { where: "true", values: [] } as const;
 
 function keyed<T>({ key, ...row }: Readonly<Record<string, unknown>>): Keyed<T> {
   return { key: Number(key), row: fromRow<T>(row) };

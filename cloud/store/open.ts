@@ -1,3 +1,5 @@
+import { type AccessStore, accessQueries } from "./access.js";
+import { type AuditStore, audited, auditQueries } from "./audit.js";
 import { contributionQueries } from "./contributions.js";
 import { openEmbedded } from "./embedded.js";
 import { fleetQueries } from "./fleet.js";
@@ -25,17 +27,22 @@ export async function openStore(place: {
   return createStore(sql);
 }
 
-/** The store with what only SQL keeps: who is enrolled. */
-export type SqlStore = Store & { readonly identities: IdentityStore };
+/** The store with what only SQL keeps: who is enrolled, who may do what, and who did. */
+export type SqlStore = Store & {
+  readonly identities: IdentityStore;
+  readonly access: AccessStore;
+  readonly audit: AuditStore;
+};
 
 /** The store over an open driver, which it closes, also when the schema cannot be used. */
-export async function createStore(sql: Sql): Promise<SqlStore> {
+export async function createStore(driver: Sql): Promise<SqlStore> {
   try {
-    await migrate(sql);
+    await migrate(driver);
   } catch (error) {
-    await sql.close();
+    await driver.close();
     throw error;
   }
+  const sql = audited(driver);
   return {
     ...sessionQueries(sql),
     ...roundQueries(sql),
@@ -44,6 +51,8 @@ export async function createStore(sql: Sql): Promise<SqlStore> {
     ...fleetQueries(sql),
     ...telemetryQueries(sql),
     identities: identityQueries(sql),
+    access: accessQueries(sql),
+    audit: auditQueries(driver),
     async ping() {
       await sql.read("SELECT 1");
     },

@@ -129,8 +129,12 @@ export type Store = {
   /** Rounds of a session, newest first; the key is a round's number. */
   listRounds(session: string, page: Page<number>): Promise<Slice<RoundRow, number>>;
 
-  /** Adds a model; resolves to false and changes nothing when its id is taken. */
-  addModel(model: ModelRow): Promise<boolean>;
+  /**
+   * Adds a model; resolves to false and changes nothing when its id is taken.
+   *
+   * @param project of an import; a model that a session made is in its session's. Kept by SQL alone.
+   */
+  addModel(model: ModelRow, project?: string): Promise<boolean>;
   model(id: string): Promise<ModelRow | undefined>;
   /** Changes a model's state, such as when it is activated by hand. */
   decideModel(decision: ModelDecision): Promise<void>;

@@ -1,6 +1,15 @@
+import type { Grant } from "@tributary/cloud/access/permissions.js";
+import type { InvitationView } from "@tributary/cloud/access/projects.js";
+import type { AuditLine } from "@tributary/cloud/audit/chain.js";
 import type { ClaimView, DenylistView, FleetTrust } from "@tributary/cloud/authority/authority.js";
 import type { SpreadView } from "@tributary/cloud/denylist.js";
 import type { SessionView } from "@tributary/cloud/session-view.js";
+import type {
+  MemberRow,
+  ProjectRow,
+  SiteRow,
+  TokenRow,
+} from "@tributary/cloud/store/access-rows.js";
 import type { EnrolmentRow } from "@tributary/cloud/store/identity-rows.js";
 import type {
   ContributionRow,
@@ -48,6 +57,29 @@ export type Api = {
   enrolments(filter: { readonly state?: EnrolmentRow["state"] }): AsyncGenerator<EnrolmentRow>;
   decideEnrolment(id: string, action: "accept" | "reject"): Promise<EnrolmentRow>;
   revoke(kind: string, name: string): Promise<DenylistView>;
+  whoami(): Promise<{
+    readonly subject: string;
+    readonly name: string;
+    readonly roles: readonly Grant[];
+  }>;
+  /** The answer's text is the token itself, a secret that is had this once. */
+  createToken(scope: object): Promise<{ readonly token: TokenRow; readonly text: string }>;
+  tokens(): AsyncGenerator<TokenRow>;
+  revokeToken(id: string): Promise<TokenRow>;
+  createProject(id: string, name?: string): Promise<ProjectRow>;
+  projects(): AsyncGenerator<ProjectRow>;
+  projectSites(project: string): Promise<{ readonly items: readonly string[] }>;
+  giveSite(project: string, site: string): Promise<SiteRow>;
+  members(project: string): AsyncGenerator<MemberRow>;
+  removeMember(project: string, subject: string): Promise<MemberRow>;
+  /** The answer's text is the invitation itself, a secret that is had this once. */
+  invite(
+    project: string,
+    to: object,
+  ): Promise<{ readonly invitation: InvitationView; readonly text: string }>;
+  acceptInvitation(invitation: string): Promise<MemberRow>;
+  /** Oldest first. */
+  audit(filter: Readonly<Record<string, string>>): AsyncGenerator<AuditLine>;
   denylist(): Promise<DenylistView>;
   denylistSpread(): Promise<SpreadView>;
   /** What a machine of the fleet is given to trust. */
@@ -104,6 +136,20 @@ export function createApi(options: HttpOptions): Api {
     enrolments: (filter) => list("/enrolments", filter),
     decideEnrolment: (id, action) => post(`/enrolments/${part(id)}/${action}`),
     revoke: (kind, name) => post("/denylist", { json: { kind, name } }),
+    whoami: () => get("/whoami"),
+    createToken: (scope) => post("/tokens", { json: scope }),
+    tokens: () => list("/tokens"),
+    revokeToken: (id) => post(`/tokens/${part(id)}/revoke`),
+    createProject: (id, name) => post("/projects", { json: { id, ...(name && { name }) } }),
+    projects: () => list("/projects"),
+    projectSites: (project) => get(`/projects/${part(project)}/sites`),
+    giveSite: (project, site) => post(`/projects/${part(project)}/sites`, { json: { site } }),
+    members: (project) => list(`/projects/${part(project)}/members`),
+    removeMember: (project, subject) =>
+      post(`/projects/${part(project)}/members/remove`, { json: { subject } }),
+    invite: (project, to) => post(`/projects/${part(project)}/invitations`, { json: to }),
+    acceptInvitation: (invitation) => post("/invitations/accept", { json: { invitation } }),
+    audit: (filter) => list("/audit", { ...filter, limit: "500" }),
     denylist: () => get("/denylist"),
     denylistSpread: () => get("/denylist/spread"),
     fleetTrust: () => get("/trust"),

@@ -1,4 +1,5 @@
 import { exitCodes } from "@tributary/proto/host/process.js";
+import { type Answered, type Credentials, exchange } from "./exchange.js";
 import { CommandFailure, reasonOf, usageFailure } from "./failure.js";
 import { cliLimits } from "./limits.js";
 import { refusal } from "./problem.js";
@@ -25,6 +26,8 @@ export type HttpOptions = {
   readonly url: string;
   readonly answerMs?: number;
   readonly transferIdleMs?: number;
+  /** Asked before each request. */
+  readonly credentials?: () => Promise<Credentials>;
 };
 
 /** The cloud's REST API as requests and answers. */
@@ -36,21 +39,24 @@ export function createHttp(options: HttpOptions): Http {
   const send = async (request: Request, accept: string, signal: AbortSignal) => {
     const { method, path, json, bytes } = request;
     const target = `${base}/api/v1${path}`;
-    const response = await fetch(target, {
+    const { token, anchors } = (await options.credentials?.()) ?? {};
+    if (token !== undefined) refuseInTheClear(base);
+    const body = json === undefined ? bytes : Buffer.from(JSON.stringify(json));
+    const answer = await exchange(new URL(target), {
       method,
       signal,
+      anchors,
+      body,
       headers: {
         accept,
         ...(json === undefined ? {} : { "content-type": "application/json" }),
         ...(bytes === undefined ? {} : { "content-type": "application/octet-stream" }),
+        ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
       },
-      ...(json === undefined ? {} : { body: JSON.stringify(json) }),
-      ...(bytes === undefined ? {} : { body: bytes }),
     });
-    if (!response.ok) {
-      throw refusal(`${method} ${target}`, response.status, await bodyText(response));
-    }
-    return response;
+    if (answer.status < 200 || answer.status > 299)
+      throw refusal(`${method} ${target}`, answer.status, await bodyText(answer, target));
+    return { ...answer, target };
   };
 
   return {
@@ -58,30 +64,41 @@ export function createHttp(options: HttpOptions): Http {
       const waitMs = request.bytes === undefined ? answerMs : uploadMs(request.bytes, answerMs);
       const signal = AbortSignal.timeout(Math.ceil(waitMs));
       try {
-        const response = await send(request, "application/json", signal);
-        const text = await bodyText(response);
+        const answer = await send(request, "application/json", signal);
+        const text = await bodyText(answer, answer.target);
         return text === "" ? undefined : JSON.parse(text);
       } catch (error) {
-        throw explained(error, base, waitMs);
+        throw explained(signal.aborted ? signal.reason : error, base, waitMs);
       }
     },
     async *download(path) {
       const stop = new AbortController();
       const idle = setTimeout(() => stop.abort(timedOut()), transferIdleMs);
       try {
-        const response = await send({ method: "GET", path }, "*/*", stop.signal);
-        for await (const chunk of response.body ?? []) {
+        const { body } = await send({ method: "GET", path }, "*/*", stop.signal);
+        for await (const chunk of body) {
           idle.refresh();
           yield chunk;
         }
       } catch (error) {
-        throw explained(error, base, transferIdleMs);
+        throw explained(stop.signal.aborted ? stop.signal.reason : error, base, transferIdleMs);
       } finally {
         clearTimeout(idle);
         stop.abort();
       }
     },
   };
+}
+
+const LOOPBACK = /^(127(\.\d{1,3}){3}|\[::1\]|localhost)$/;
+
+/** A token that travels in the clear is everybody's. */
+function refuseInTheClear(base: string): void {
+  const { protocol, hostname } = new URL(base);
+  if (protocol === "https:" || LOOPBACK.test(hostname)) return;
+  throw usageFailure(
+    `${base} is in the clear; a token is shown over https:// or on loopback alone`,
+  );
 }
 
 function timedOut(): DOMException {
@@ -101,15 +118,15 @@ function baseOf(url: string): string {
   return `${parsed.origin}${parsed.pathname.replace(/\/+$/, "")}`;
 }
 
-async function bodyText(response: Response): Promise<string> {
+async function bodyText({ body }: Answered, target: string): Promise<string> {
   const parts: Uint8Array[] = [];
   let length = 0;
-  for await (const part of response.body ?? []) {
+  for await (const part of body) {
     length += part.length;
     if (length > cliLimits.answerBytesMax) {
       throw new CommandFailure(
         "answer-too-large",
-        `${response.url} sent more than ${cliLimits.answerBytesMax} bytes`,
+        `${target} sent more than ${cliLimits.answerBytesMax} bytes`,
         exitCodes.unavailable,
       );
     }
@@ -117,6 +134,8 @@ async function bodyText(response: Response): Promise<string> {
   }
   return Buffer.concat(parts).toString("utf8");
 }
+
+const UNTRUSTED = /^(UNABLE_TO_|SELF_SIGNED|DEPTH_ZERO|CERT_|ERR_TLS_CERT)/;
 
 /** What a failed request means to the user. */
 function explained(error: unknown, base: string, waitMs: number): CommandFailure {
@@ -131,7 +150,12 @@ function explained(error: unknown, base: string, waitMs: number): CommandFailure
   }
   const cause = error instanceof Error ? (error.cause ?? error) : error;
   const code = typeof cause === "object" && cause !== null && "code" in cause ? cause.code : "";
-  const why = code === "ECONNREFUSED" ? "nothing listens there" : reasonOf(cause);
+  const why =
+    code === "ECONNREFUSED"
+      ? "nothing listens there"
+      : UNTRUSTED.test(String(code))
+        ? `its certificate is not trusted (${code}); give the fleet's authority: tributary login --anchors`
+        : reasonOf(cause);
   return unavailable(
     "cloud-unreachable",
     `cannot reach the cloud at ${base}: ${why}.\n` +

@@ -38,7 +38,10 @@ test("an authority is made once, and its keys are shown and rotated", async () =
 
   const made = await runHere(["cloud", "init", "--data", data, "--fleet", "press-works"]);
   assert.equal(made.code, 0, made.stderr);
-  assert.match(made.stdout, /^fleet press-works: .*authority\.json\nanchor [A-Za-z0-9_-]{43}\n$/);
+  assert.match(made.stdout, /^fleet press-works: .*authority\.json\nanchor [A-Za-z0-9_-]{43}\n/);
+  assert.match(made.stdout, /\nthe first owner's token, good for 7 d: .*owner\.token\n$/);
+  assert.equal(statSync(join(data, "authority", "owner.token")).mode & 0o777, 0o600);
+  assert.match(readFileSync(join(data, "authority", "anchors.pem"), "utf8"), /BEGIN CERTIFICATE/);
   assert.equal(statSync(file).mode & 0o777, 0o600);
   const kept = readFileSync(file, "utf8");
   const again = await runHere(["cloud", "init", "--data", data]);

@@ -1,3 +1,4 @@
+import { dirname, join } from "node:path";
 import type { KeyView } from "@tributary/cloud/authority/keys.js";
 import { systemRandom } from "@tributary/proto/host/random.js";
 import { readSecretFile, writeSecretFile } from "@tributary/proto/identity/secret-file.js";
@@ -39,6 +40,10 @@ export function addCloudInit(cloud: Command, world: World): void {
       `
 Without --data and --config the directory is TRIBUTARY_CLOUD_DATA_DIR.
 The keys are in authority/ there; keep a backup: tributary keys backup.
+From then on callers need a token. The first owner's is in the same place:
+  tributary login --token-file DIR/authority/owner.token \\
+    --anchors DIR/authority/anchors.pem
+and then \`tributary token create\` or \`project invite\` for everybody else.
 A cloud that runs there already must be started again.`,
     )
     .action(async (_options: unknown, command: Command) => {
@@ -53,13 +58,24 @@ A cloud that runs there already must be started again.`,
       const nowMs = world.nowMs();
       const keys = await makeAuthorityKeys(fleet, nowMs, random);
       await keepAuthority(dataDir, keys);
-      const anchor = anchorOf(anchorsOf(keys, nowMs)[0] ?? "");
+      const certificates = anchorsOf(keys, nowMs);
+      const anchor = anchorOf(certificates[0] ?? "");
       const file = authorityFile(dataDir);
+      const anchors = join(dirname(file), "anchors.pem");
+      await writeSecretFile(anchors, certificates.join("\n"), { replace: true });
+      const { ownerToken } = await import("@tributary/cloud/access/owner-token.js");
+      const { accessLimits } = await import("@tributary/cloud/access/limits.js");
+      const owner = join(dirname(file), "owner.token");
+      const lifeMs = accessLimits.ownerTokenMs;
+      const token = await ownerToken(keys, { nowMs, lifeMs, random });
+      await writeSecretFile(owner, `${token}\n`, { replace: true });
       show(
         world,
         options,
-        { fleet, anchor, file },
-        () => `fleet ${fleet}: ${file}\nanchor ${anchor}\n`,
+        { fleet, anchor, file, anchors, owner },
+        () =>
+          `fleet ${fleet}: ${file}\nanchor ${anchor}\nits certificate: ${anchors}\n` +
+          `the first owner's token, good for ${duration(lifeMs)}: ${owner}\n`,
       );
     });
 }

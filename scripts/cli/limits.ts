@@ -8,6 +8,10 @@ export const cliLimits = {
   answerBytesMax: 64 * 1024 * 1024,
   /** Items of a list that are shown at most. */
   listedMax: 100_000,
+  /** Certificates of authorities that a command trusts. More are an error. */
+  anchorsMax: 16,
+  /** A longer line of an exported audit log is not read. */
+  auditLineCharsMax: 64 * 1024,
   /** A longer session file is not read. */
   sessionFileBytesMax: 1024 * 1024,
   /** Between two looks at a gateway's status that is watched. */

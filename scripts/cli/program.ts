@@ -1,4 +1,5 @@
 import { Command } from "commander";
+import { addAuditCommands } from "./audit.js";
 import { addCheck } from "./check.js";
 import { addClaimCommands } from "./claim.js";
 import { addCompletion } from "./completion.js";
@@ -9,10 +10,13 @@ import { addGatewaySize } from "./gateway-size.js";
 import { addGatewayStatus } from "./gateway-status.js";
 import { addGatewayImport } from "./import.js";
 import { addCloudInit, addKeyCommands } from "./keys.js";
+import { addLogin } from "./login.js";
 import { addModelCommands } from "./model.js";
+import { addProjectCommands } from "./project.js";
 import { addDenylist, addRevoke } from "./revoke.js";
 import { addSessionCommands } from "./session.js";
 import { addPredict, addStart } from "./tiers.js";
+import { addTokenCommands } from "./token.js";
 import { addGatewayInstall, addGatewayUpdate } from "./update.js";
 import { defaultUrl, type World } from "./world.js";
 
@@ -75,6 +79,10 @@ export function createProgram(world: World, version: string): Command {
   addKeyCommands(group("keys", "list, rotate, back up and restore the fleet's keys"), world);
   addClaimCommands(group("claim", "let gateways and devices enrol"), world);
   addRevoke(program, world);
+  addLogin(program, world);
+  addTokenCommands(group("token", "make, list and revoke tokens of people and programs"), world);
+  addProjectCommands(group("project", "make projects, give them sites, invite members"), world);
+  addAuditCommands(group("audit", "list, export and verify the audit log"), world);
   addDenylist(program, world);
   addFlash(program, world, version);
   addCheck(program, world);

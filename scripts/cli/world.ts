@@ -1,4 +1,5 @@
 import { type Api, createApi } from "./api.js";
+import { credentialsFor } from "./credentials.js";
 
 /** What a command sees of the process that runs it. */
 export type World = {
@@ -23,8 +24,13 @@ export type GlobalOptions = {
 
 export const defaultUrl = "http://127.0.0.1:7480";
 
-export function apiOf(world: World, { url }: GlobalOptions): Api {
-  return createApi({ url: url ?? world.env.TRIBUTARY_URL ?? defaultUrl });
+export function urlOf({ env }: World, { url }: GlobalOptions): string {
+  return url ?? env.TRIBUTARY_URL ?? defaultUrl;
+}
+
+export function apiOf(world: World, options: GlobalOptions): Api {
+  const url = urlOf(world, options);
+  return createApi({ url, credentials: () => credentialsFor(world.env, url) });
 }
 
 /** Prints a result: as JSON when the user asked for it, else as `readable` gives it. */
