@@ -5,8 +5,8 @@ import { CommandFailure } from "./failure.js";
 import { wrapped } from "./text/wrap.js";
 import { type GlobalOptions, show, type World } from "./world.js";
 
-const tiers = ["gateway", "cloud", "device"] as const;
-type TierName = (typeof tiers)[number];
+export const tiers = ["gateway", "cloud", "device"] as const;
+export type TierName = (typeof tiers)[number];
 
 type CheckOptions = GlobalOptions & { readonly config?: string; readonly tier: TierName };
 
@@ -41,7 +41,11 @@ Exit codes here: 0 all is well, 1 warnings only, 2 errors.`,
     });
 }
 
-async function examine(world: World, { config: file, tier }: CheckOptions) {
+/** Looks at all that there is to look at for a tier. */
+export async function examine(
+  world: World,
+  { config: file, tier }: Pick<CheckOptions, "config" | "tier">,
+): Promise<Finding[]> {
   const source = { file, env: world.env };
   const nowMs = world.nowMs();
   const { checkCloud, checkDevice, checkGateway } = await import("./check/tiers.js");

@@ -21,6 +21,11 @@ export const cliLimits = {
   revokeLookMs: 200,
   /** How long a gateway is waited for to take a denylist from a file. */
   importWaitMs: 15_000,
+  /** The end of a log, and the lines of a systemd unit, that go into a support bundle. */
+  bundleLogBytes: 4 * 1024 * 1024,
+  bundleUnitLines: 20_000,
+  /** Files of a data directory that it names. Further ones are counted. */
+  bundleListed: 10_000,
   /** Between two looks at a session that is followed. */
   followMs: 500,
   /** While following, the cloud may be out of reach for so long: it may be starting again. */

@@ -15,6 +15,7 @@ import { addModelCommands } from "./model.js";
 import { addProjectCommands } from "./project.js";
 import { addDenylist, addRevoke } from "./revoke.js";
 import { addSessionCommands } from "./session.js";
+import { addSupportBundle } from "./support-bundle.js";
 import { addPredict, addStart } from "./tiers.js";
 import { addTokenCommands } from "./token.js";
 import { addGatewayInstall, addGatewayUpdate } from "./update.js";
@@ -86,6 +87,7 @@ export function createProgram(world: World, version: string): Command {
   addDenylist(program, world);
   addFlash(program, world, version);
   addCheck(program, world);
+  addSupportBundle(program, world, version);
   addCompletion(program, world);
   return program;
 }
