@@ -10,6 +10,7 @@ import {
 import { accessRoutes } from "./access.js";
 import { auditRoutes } from "./audit.js";
 import { authorityRoutes, publicKeyRoute } from "./authority.js";
+import { denylistRoutes } from "./denylist.js";
 import { createErrorHandler, problemOf } from "./errors.js";
 import { fleetRoutes } from "./fleet.js";
 import { guardRoutes } from "./guard.js";
@@ -68,6 +69,7 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
       modelRoutes(scope, ports);
       fleetRoutes(scope, ports);
       authorityRoutes(scope, ports);
+      denylistRoutes(scope, ports);
       accessRoutes(scope, ports);
       projectRoutes(scope, ports);
       auditRoutes(scope, ports);
