@@ -14,6 +14,7 @@ import { buildDateMs } from "./build-date.js";
 import type { GatewayConfig } from "./config.js";
 import { openDenylist } from "./denylist.js";
 import { createCarriers } from "./denylist-carriers.js";
+import { openImports } from "./denylist-import.js";
 import { createDeviceRegistry } from "./devices.js";
 import { type Downstream, type DownstreamOptions, openDownstream } from "./downstream.js";
 import { createDrops } from "./drops.js";
@@ -254,6 +255,11 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       }));
     teardown.push(() => denylist?.close());
     const carriers = denylist && createCarriers({ holder: denylist, link, replies });
+    const imports =
+      denylist &&
+      parts.disk === undefined &&
+      (await openImports({ dataDir, holder: denylist, clock, events }));
+    teardown.push(() => (imports ? imports.close() : undefined));
     const publications = await createPublications({ store, models, link, events });
 
     // Without an identity nobody shows a key that a signature could be checked with.
