@@ -4,11 +4,12 @@ import { type Clock, systemClock } from "@tributary/proto/host/clock.js";
 import { type Disk, nodeDisk } from "@tributary/proto/host/disk.js";
 import { acquireLock, type Lock } from "@tributary/proto/host/lock.js";
 import { type Random, systemRandom } from "@tributary/proto/host/random.js";
-import type { Attributes } from "@tributary/proto/wire/device-link.js";
+import type { Attributes, Down } from "@tributary/proto/wire/device-link.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { announcedAttributes, systemAttributes } from "./attributes.js";
 import { openAudit } from "./audit.js";
+import { type CarriedListOptions, openCarriedList } from "./denylist.js";
 import type { DeviceEvent, ReportedEvent } from "./events.js";
 import { createFetcher } from "./fetch.js";
 import {
@@ -46,6 +47,8 @@ export type DeviceOptions = {
   readonly dataDir?: string;
   /** Where each sent update is written down as well. */
   readonly auditDir?: string;
+  /** The fleet whose denylists the device keeps, goes by and carries; without it, none. */
+  readonly trust?: CarriedListOptions["trust"];
   readonly onEvent?: (event: ReportedEvent) => void;
   /** The world, for tests and simulations. */
   readonly parts?: Partial<DeviceParts>;
@@ -97,6 +100,8 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
   // A message that may be lost: whoever waits for its answer sends it again.
   const send: Send = (kind, header) => void publish(kind, header).catch(() => {});
 
+  const { trust } = options;
+  const carried = trust && (await openCarriedList({ disk, trust, publish, report }));
   const models = await openModels(disk, storageFailed);
   const packages = await openPackages({
     rules: options.packages ?? packageRulesSchema.parse({}),
@@ -132,7 +137,7 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
     ...{ device, fetcher, runner, slot, audit, sender, send, clock, random, report, dispatch },
     key: options.key ?? (() => undefined),
   });
-  const onMessage = createReceiver({ fetcher, clock, send, report, dispatch });
+  const onMessage = createReceiver({ fetcher, clock, send, report, dispatch, carried });
 
   const restore = async (): Promise<string | undefined> => {
     const read = await slot.read();
@@ -156,10 +161,14 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
       report({ level: "info", name: "started", ...kept });
       const attributes = await announcedAttributes(clock, measure, options.attributes);
       if (machine.closed()) return;
-      const hello = () => ({ sdk: SDK, attributes });
+      const hello = () => ({
+        ...{ sdk: SDK, attributes },
+        ...(carried && { denylist: carried.sequence }),
+      });
       link = openLink({
         ...{ url: options.gateway, site, device, clock, random, hello, onMessage },
-        ...announceLink(report, (online) => {
+        ...announceLink(report, (online, welcome) => {
+          carried?.welcomed(welcome?.denylist);
           fetcher.setOnline(online);
           dispatch({ on: online ? "link-up" : "link-down" });
         }),
@@ -173,7 +182,7 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
       fetcher.abort();
       await link?.close();
       await runner.close();
-      await Promise.all([slot.settled(), models.settled(), packages.settled()]);
+      await Promise.all([slot.settled(), models.settled(), packages.settled(), carried?.settled()]);
       await lock?.release();
       report({ level: "info", name: "stopped" });
     },
@@ -187,12 +196,12 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
 
 function announceLink(
   report: (event: DeviceEvent) => void,
-  setOnline: (online: boolean) => void,
+  setOnline: (online: boolean, welcome?: Down<"welcome">) => void,
 ): Pick<LinkOptions, "onUp" | "onDown" | "onUnreadable"> {
   return {
-    onUp({ gateway }) {
-      report({ level: "info", name: "link-up", gateway });
-      setOnline(true);
+    onUp(welcome) {
+      report({ level: "info", name: "link-up", gateway: welcome.gateway });
+      setOnline(true, welcome);
     },
     onDown(reason, retryMs) {
       report({ level: "warn", name: "link-down", reason, retryMs });

@@ -27,6 +27,7 @@ export type DeviceEvent =
   | Of<"warn", "refused", { round: string; code: Code; message: string; retryable: boolean }>
   | Of<"info", "declined", { round: string; code: Code; message: string }>
   | Of<"info", "closed", { round: string }>
+  | Of<"info", "denylist", { sequence: number }>
   | Of<"info", "model", { model: string; good: boolean }>
   | Of<"error", "storage-failed", { what: string; message: string }>;
 

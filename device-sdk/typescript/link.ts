@@ -11,6 +11,7 @@ import {
 import { decodeEnvelope, encodeEnvelope } from "@tributary/proto/wire/envelope.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
 import {
+  type AllKind,
   type DownKind,
   deviceFilters,
   parseTopic,
@@ -30,10 +31,12 @@ export type Message =
       };
     }[DownKind]
   | {
-      readonly kind: "published";
-      readonly header: All<"published">;
-      readonly payload: Uint8Array;
-    };
+      [K in AllKind]: {
+        readonly kind: K;
+        readonly header: All<K>;
+        readonly payload: Uint8Array;
+      };
+    }[AllKind];
 
 /**
  * The device's connection: out to its gateway, made anew after every break. Nothing is queued

@@ -3,6 +3,7 @@ import type { Clock } from "@tributary/proto/host/clock.js";
 import type { Down } from "@tributary/proto/wire/device-link.js";
 import type { Plan } from "@tributary/proto/wire/plan.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import type { CarriedList } from "./denylist.js";
 import type { DeviceEvent } from "./events.js";
 import type { Fetcher } from "./fetch.js";
 import type { Message, Send } from "./link.js";
@@ -14,6 +15,8 @@ export type ReceiverParts = {
   readonly send: Send;
   readonly report: (event: DeviceEvent) => void;
   readonly dispatch: (input: Input) => void;
+  /** Takes parts of denylists, where the device goes by any. */
+  readonly carried?: Pick<CarriedList, "received"> | undefined;
 };
 
 type Of<Kind extends Message["kind"]> = Extract<Message, { kind: Kind }>;
@@ -36,6 +39,7 @@ export function createReceiver(parts: ReceiverParts): (message: Message) => void
     },
     published: ({ header: { manifest, layout } }) =>
       dispatch({ on: "published", wanted: { manifest, layout } }),
+    denylist: ({ header, payload }) => parts.carried?.received(header, payload),
     // Only whoever asked for it reads it.
     enrolled: () => {},
     // The link reads it: it is what makes the link up.
