@@ -20,6 +20,7 @@ import type { CloudEvent, CloudEvents } from "./events.js";
 import { createFleetRecord, loadFleet } from "./fleet-record.js";
 import { createGateways } from "./gateways.js";
 import { createModels, type Models } from "./models.js";
+import { createPackages } from "./packages/packages.js";
 import type { Sessions } from "./session-view.js";
 import { openSessions } from "./sessions.js";
 import { openStore, type SqlStore } from "./store/open.js";
@@ -78,6 +79,8 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     teardown.push(() => store.close());
     const models = createModels(disk, store, random);
     await models.sweep();
+    const packages = own && createPackages(disk, own.packages);
+    await packages?.sweep();
     await disk.remove(SPOOL_FOLDER);
 
     const fleet = await loadFleet(store);
@@ -108,6 +111,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       kernel: loadKernel(),
       store,
       models,
+      packages,
       gateways,
       devices,
       links: attachments.links,
@@ -126,7 +130,8 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       events,
       async openModel(model, digest) {
         const row = await store.model(model);
-        return row?.digest === digest ? models.open(digest) : undefined;
+        if (row?.digest === digest) return models.open(digest);
+        return packages?.open(model, digest);
       },
     });
     const grpc = await (options.listenGrpc ?? listenGrpc)(service, config.grpc, clock, events);
@@ -153,6 +158,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       audit,
       store,
       models,
+      packages: packages && own && { code: packages, store: own.packages },
       clock,
       events,
       version: softwareVersion,

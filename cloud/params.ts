@@ -4,6 +4,7 @@ import {
   isReservedName,
   metricNameSchema,
   modelIdSchema,
+  numberedIdSchema,
 } from "@tributary/proto/wire/ids.js";
 import { limits } from "@tributary/proto/wire/limits.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
@@ -138,6 +139,8 @@ export const sessionParamsSchema = z
     /** NMax: samples behind a whole round. */
     totalMax: count(Number.MAX_SAFE_INTEGER).default(1_000_000_000),
     training: trainingParamsSchema.prefault({}),
+    /** The compute package that devices run, `<name>.<version>`; without it each runs its own trainer. */
+    package: numberedIdSchema.optional(),
     /** What becomes of Partials that come late, and when a round makes a model. */
     aggregation: aggregationSchema.prefault({ kind: "sync" }),
     /** kappa2: site rounds that a gateway runs on its own model before it hands over one Partial. */

@@ -13,13 +13,17 @@ import type { OpenRound } from "./store/rows.js";
 
 /** The row of a round that opens now, with the gateways that are attached and their devices. */
 export async function planRound(
-  { clock, models, gateways, devices }: SessionWorld,
+  { clock, models, packages, gateways, devices }: SessionWorld,
   params: SessionParams,
   { round: number, task, base: from }: Extract<SessionEffect, { kind: "open" }>,
 ): Promise<OpenRound> {
   const base = await models.base(from);
   if (base === undefined) throw new TributaryError("store-unknown", `no model ${from}`);
-  const made = makePlan(params, number, task, base);
+  const id = params.package;
+  const planned = id === undefined ? undefined : await packages?.planned(id);
+  if (id !== undefined && planned === undefined)
+    throw new TributaryError("store-unknown", `no package ${id}`);
+  const made = makePlan(params, number, task, base, planned?.offered);
   if (!made.ok) throw new TributaryError("config-invalid", `${made.code}: ${made.message}`);
   const rosters: Record<string, string[]> = {};
   const siteRosters: Record<string, string[]> = {};

@@ -3,7 +3,13 @@ import { roundSeed } from "@tributary/proto/host/seed.js";
 import { decodeCbor } from "@tributary/proto/wire/cbor.js";
 import { numberedId } from "@tributary/proto/wire/ids.js";
 import { limits } from "@tributary/proto/wire/limits.js";
-import { encodePlan, type Manifest, type Plan, planSchema } from "@tributary/proto/wire/plan.js";
+import {
+  encodePlan,
+  type Manifest,
+  type Plan,
+  type PlanPackage,
+  planSchema,
+} from "@tributary/proto/wire/plan.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { fractionBitsOf, type SessionParams, siteDeadlineMs } from "./params.js";
 import type { Task } from "./session.js";
@@ -19,6 +25,7 @@ export function makePlan(
   number: number,
   task: Task,
   base: PlanBase,
+  offered?: PlanPackage,
 ): Verdict<{ readonly plan: Plan; readonly bytes: Uint8Array }, "plan-invalid" | "plan-headroom"> {
   const bits = fractionBitsOf(params.grid, base.layout);
   if (!bits.ok) return bits;
@@ -39,6 +46,7 @@ export function makePlan(
     nMax: params.nMax,
     totalMax: params.totalMax,
     training: { ...params.training, seed: roundSeed(params.seed, round) },
+    package: offered,
     fraction: params.fraction,
     overSelection: params.overSelection,
     siteQuorum: params.siteQuorum,

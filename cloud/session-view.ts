@@ -88,6 +88,7 @@ export type SessionCode =
   | "session-exists"
   | "unknown-session"
   | "unknown-model"
+  | "unknown-package"
   | "wrong-state"
   | "foreign-model"
   | "plan-invalid"

@@ -7,6 +7,7 @@ import type { ModelFiles } from "./candidate.js";
 import type { Devices } from "./devices.js";
 import type { CloudEvents } from "./events.js";
 import type { Gateways } from "./gateways.js";
+import type { Packages } from "./packages/packages.js";
 import type { Store } from "./store/store.js";
 
 /** The real parts that sessions run on. */
@@ -17,6 +18,8 @@ export type SessionWorld = {
   readonly kernel: Kernel;
   readonly store: Store;
   readonly models: ModelFiles;
+  /** Undefined where none can be uploaded. */
+  readonly packages?: Pick<Packages, "planned"> | undefined;
   readonly gateways: Gateways;
   readonly devices: Devices;
   readonly links: Links;

@@ -10,6 +10,7 @@ import type {
 } from "@tributary/proto/tier/inbox.js";
 import { isCode } from "@tributary/proto/wire/codes.js";
 import { splitNumberedId } from "@tributary/proto/wire/ids.js";
+import type { PlanPackage } from "@tributary/proto/wire/plan.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import type { SessionActor } from "./actor.js";
 import { openLatePartials, sweepLatePartials } from "./late-partials.js";
@@ -203,19 +204,40 @@ function newRow(params: SessionParams, nowMs: number): SessionRow {
 
 /** A session whose first plan cannot be made is refused before it exists. */
 async function checkStart(
-  { models, store }: SessionWorld,
+  { models, packages, store }: SessionWorld,
   params: SessionParams,
 ): Promise<Verdict<object, SessionCode>> {
   const { name, initialModel } = params;
   const row = await store.model(initialModel);
   const base = row && (await models.base(initialModel));
   if (base === undefined) return refuse("unknown-model", `no model ${initialModel}`);
-  const plan = makePlan(params, 1, "train", base);
+  const code = await checkPackage(packages, params);
+  if (!code.ok) return code;
+  const plan = makePlan(params, 1, "train", base, code.offered);
   if (!plan.ok) return plan;
   const taken = await store.listModels({ session: name }, { limit: 1 });
   return taken.items.some((model) => model.id !== initialModel)
     ? refuse("session-exists", `models of a session named ${name} exist`)
     : { ok: true };
+}
+
+/** The session's package, if it has one: known in its project, and with the commands that it will need. */
+async function checkPackage(
+  packages: SessionWorld["packages"],
+  { package: id, project, evaluateEvery }: SessionParams,
+): Promise<Verdict<{ readonly offered?: PlanPackage }, SessionCode>> {
+  if (id === undefined) return { ok: true };
+  const planned = await packages?.planned(id);
+  if (planned === undefined || planned.project !== project)
+    return refuse("unknown-package", `no package ${id} in the project ${project}`);
+  const { train, validate } = planned.says.entryPoints;
+  if (train === undefined) return refuse("plan-invalid", `package: ${id} has no command to train`);
+  if (validate === undefined && evaluateEvery > 0)
+    return refuse(
+      "plan-invalid",
+      `package: ${id} has no command to validate; set evaluateEvery to 0`,
+    );
+  return { ok: true, offered: planned.offered };
 }
 
 async function findActivated(

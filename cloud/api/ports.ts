@@ -10,6 +10,7 @@ import type { CloudEvents } from "../events.js";
 import type { Models } from "../models.js";
 import type { Sessions } from "../session-view.js";
 import type { Store } from "../store/store.js";
+import type { PackagePorts } from "./packages.js";
 
 /** The parts of the cloud that the API speaks for. */
 export type ApiPorts = {
@@ -23,6 +24,8 @@ export type ApiPorts = {
   readonly audit?: Audit | undefined;
   readonly store: Store;
   readonly models: Models;
+  /** Undefined where the store is not SQL. */
+  readonly packages?: PackagePorts | undefined;
   readonly clock: Clock;
   readonly events: CloudEvents;
   /** Of this build, as shown by /health and the OpenAPI document. */

@@ -16,6 +16,7 @@ import { fleetRoutes } from "./fleet.js";
 import { guardRoutes } from "./guard.js";
 import { apiLimits } from "./limits.js";
 import { modelRoutes } from "./models.js";
+import { packageRoutes } from "./packages.js";
 import type { Api, ApiPorts } from "./ports.js";
 import { problem, sendProblem } from "./problem.js";
 import { projectRoutes } from "./projects.js";
@@ -73,6 +74,7 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
       accessRoutes(scope, ports);
       projectRoutes(scope, ports);
       auditRoutes(scope, ports);
+      packageRoutes(scope, ports);
       const document = { config: { permission: "public" }, schema: { hide: true } } as const;
       scope.get("/openapi.json", document, async () => api.swagger());
     },

@@ -28,6 +28,8 @@ export const storeLimits = {
   serverStatementMs: 60_000,
   /** Manifests and layouts of models kept in memory: those used last. */
   manifestsCached: 32,
+  /** Compute packages kept. A further one is refused with `busy`. */
+  packages: 1_000,
   /** Model files received at once. A further one is refused with `busy`. */
   importsAtOnce: 4,
 } as const;

@@ -297,6 +297,16 @@ const migrations: readonly (readonly string[])[] = [
       expires_at_ms bigint NOT NULL)`,
     "ALTER TABLE models ADD COLUMN project text NOT NULL DEFAULT 'default'",
   ],
+  [
+    `CREATE TABLE packages (
+      id text COLLATE "C" PRIMARY KEY,
+      project text NOT NULL,
+      digest text NOT NULL,
+      bytes bigint NOT NULL,
+      signer text NOT NULL,
+      statement text NOT NULL,
+      uploaded_at_ms bigint NOT NULL)`,
+  ],
 ];
 
 /** The schema that this build writes. */

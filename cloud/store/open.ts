@@ -6,6 +6,7 @@ import { fleetQueries } from "./fleet.js";
 import { type IdentityStore, identityQueries } from "./identities.js";
 import { migrate } from "./migrations.js";
 import { modelQueries } from "./models.js";
+import { type PackageStore, packageQueries } from "./packages.js";
 import { roundQueries } from "./rounds.js";
 import { openServer } from "./server.js";
 import { sessionQueries } from "./sessions.js";
@@ -32,6 +33,7 @@ export type SqlStore = Store & {
   readonly identities: IdentityStore;
   readonly access: AccessStore;
   readonly audit: AuditStore;
+  readonly packages: PackageStore;
 };
 
 /** The store over an open driver, which it closes, also when the schema cannot be used. */
@@ -53,6 +55,7 @@ export async function createStore(driver: Sql): Promise<SqlStore> {
     identities: identityQueries(sql),
     access: accessQueries(sql),
     audit: auditQueries(driver),
+    packages: packageQueries(sql),
     async ping() {
       await sql.read("SELECT 1");
     },

@@ -230,6 +230,15 @@ export const tables = {
     createdAtMs: bigint,
     expiresAtMs: bigint,
   },
+  packages: {
+    id: text,
+    project: text,
+    digest: text,
+    bytes: bigint,
+    signer: text,
+    statement: text,
+    uploadedAtMs: bigint,
+  },
 } as const satisfies Record<string, Columns>;
 
 export type Table = keyof typeof tables;

@@ -13,17 +13,24 @@ import { openAuthority } from "../authority/authority.js";
 import { keepAuthority, makeAuthorityKeys, tokenKey } from "../authority/keys.js";
 import type { CloudEvent } from "../events.js";
 import { createModels } from "../models.js";
+import { createPackages } from "../packages/packages.js";
 import { openStore } from "../store/open.js";
 import { fakeSessions } from "./fake-sessions.js";
 
 export const nowMs = 1_800_000_000_000;
 
 /** The API of a cloud that has an authority, over a real store, with sessions that only change state. */
-export async function securedApi(given: { readonly provider?: Provider } = {}) {
+export async function securedApi({
+  atMs = nowMs,
+  ...given
+}: {
+  readonly provider?: Provider;
+  readonly atMs?: number;
+} = {}) {
   const dir = await mkdtemp(join(tmpdir(), "tributary-access-"));
-  const clock = createManualClock(nowMs);
+  const clock = createManualClock(atMs);
   const random = systemRandom();
-  const keys = await makeAuthorityKeys("press-works", nowMs, random);
+  const keys = await makeAuthorityKeys("press-works", atMs, random);
   await keepAuthority(dir, keys);
   const store = await openStore({ dataDir: dir });
   const events: CloudEvent[] = [];
@@ -38,8 +45,10 @@ export async function securedApi(given: { readonly provider?: Provider } = {}) {
   if (authority === undefined) throw new Error("there is an authority");
   const audit = createAudit(store.audit, clock, shared.events);
   const access = await createAccess({ ...given, ...shared, authority, store: store.access });
+  const packages = createPackages(memoryDisk(), store.packages);
   const api = await createApi({
     access,
+    packages: { code: packages, store: store.packages },
     audit,
     authority,
     store,
@@ -61,7 +70,7 @@ export async function securedApi(given: { readonly provider?: Provider } = {}) {
     /** A good token of somebody with these roles, and changes to it. */
     token(roles: UserToken["roles"], over: Partial<UserToken> = {}): Promise<string> {
       count++;
-      const iat = nowMs / 1000;
+      const iat = Math.floor(atMs / 1000);
       const who = { sub: `u${count}`, name: `user ${count}`, jti: `t${count}` };
       return signUserToken(
         keys.fleet,

@@ -11,6 +11,7 @@ import type {
   TokenRow,
 } from "@tributary/cloud/store/access-rows.js";
 import type { EnrolmentRow } from "@tributary/cloud/store/identity-rows.js";
+import type { PackageRow } from "@tributary/cloud/store/packages.js";
 import type {
   ContributionRow,
   DeviceRow,
@@ -82,6 +83,9 @@ export type Api = {
   audit(filter: Readonly<Record<string, string>>): AsyncGenerator<AuditLine>;
   denylist(): Promise<DenylistView>;
   denylistSpread(): Promise<SpreadView>;
+  uploadPackage(bytes: Uint8Array<ArrayBuffer>, project?: string): Promise<PackageRow>;
+  packages(): AsyncGenerator<PackageRow>;
+  removePackage(id: string): Promise<PackageRow>;
   /** What a machine of the fleet is given to trust. */
   fleetTrust(): Promise<FleetTrust>;
   signBundle(bundle: Bundle): Promise<{ readonly manifest: string }>;
@@ -152,6 +156,10 @@ export function createApi(options: HttpOptions): Api {
     audit: (filter) => list("/audit", { ...filter, limit: "500" }),
     denylist: () => get("/denylist"),
     denylistSpread: () => get("/denylist/spread"),
+    uploadPackage: (bytes, project) =>
+      post(`/packages${project === undefined ? "" : `?project=${part(project)}`}`, { bytes }),
+    packages: () => list("/packages"),
+    removePackage: (id) => post(`/packages/${part(id)}/remove`),
     fleetTrust: () => get("/trust"),
     signBundle: (bundle) => post("/bundles/signatures", { json: bundle }),
   };

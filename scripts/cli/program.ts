@@ -12,6 +12,7 @@ import { addGatewayImport } from "./import.js";
 import { addCloudInit, addKeyCommands } from "./keys.js";
 import { addLogin } from "./login.js";
 import { addModelCommands } from "./model.js";
+import { addPackageCommands } from "./package.js";
 import { addProjectCommands } from "./project.js";
 import { addDenylist, addRevoke } from "./revoke.js";
 import { addSessionCommands } from "./session.js";
@@ -77,6 +78,7 @@ export function createProgram(world: World, version: string): Command {
   addDeviceList(device, world);
   addSessionCommands(group("session", "start, watch, stop and resume sessions"), world);
   addModelCommands(group("model", "list, trace, fetch, import and activate models"), world);
+  addPackageCommands(group("package", "make, sign and upload training code for devices"), world);
   addKeyCommands(group("keys", "list, rotate, back up and restore the fleet's keys"), world);
   addClaimCommands(group("claim", "let gateways and devices enrol"), world);
   addRevoke(program, world);

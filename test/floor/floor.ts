@@ -7,6 +7,7 @@ import type { CloudEvent } from "@tributary/cloud/events.js";
 import type { SessionView } from "@tributary/cloud/session-view.js";
 import { createDevice, type Device } from "@tributary/device-sdk/device.js";
 import type { ReportedEvent } from "@tributary/device-sdk/events.js";
+import type { PackageRules } from "@tributary/device-sdk/packages.js";
 import type { Trainer } from "@tributary/device-sdk/trainer.js";
 import { configSchema as gatewayConfig } from "@tributary/gateway/config.js";
 import type { GatewayEvent } from "@tributary/gateway/events.js";
@@ -42,6 +43,7 @@ export type Floor = {
       readonly site: string;
       readonly mqttPort: number;
       readonly trainer: Trainer;
+      readonly packages?: PackageRules;
       readonly auditDir?: string;
     },
   ): Promise<FloorDevice>;
@@ -83,7 +85,7 @@ export async function openFloor(): Promise<Floor> {
       teardown.push(() => gateway.close());
       return { ...gateway, ...log, name };
     },
-    async device(name, { site, mqttPort, trainer, auditDir }) {
+    async device(name, { site, mqttPort, trainer, packages, auditDir }) {
       const log = createEventLog<ReportedEvent>(name);
       const device = await createDevice({
         device: name,
@@ -91,6 +93,7 @@ export async function openFloor(): Promise<Floor> {
         gateway: `mqtt://127.0.0.1:${mqttPort}`,
         dataDir: join(dir, "devices", name),
         trainer,
+        ...(packages !== undefined && { packages }),
         ...(auditDir !== undefined && { auditDir }),
         onEvent: log.add,
         parts: { random: impatient, systemAttributes: async () => ({}) },

@@ -113,13 +113,16 @@ export async function checkDevice(
   config: DeviceConfig,
   nowMs: number,
 ): Promise<readonly Finding[]> {
-  const { module } = config.trainer;
+  // A device that runs packages alone has none.
+  const module = config.trainer?.module;
   return [
     checkClock(nowMs),
     ...(config.dataDir === undefined
       ? [skipped("disk", "no dataDir: updates live in memory")]
       : await checkDisk(config.dataDir, 64 * MIB)),
-    ...(isAbsolute(module) && (await stat(module).catch(() => undefined)) === undefined
+    ...(module !== undefined &&
+    isAbsolute(module) &&
+    (await stat(module).catch(() => undefined)) === undefined
       ? [failure("trainer", `${module} is not there`, "Mend trainer.module in the config.")]
       : []),
     ...(await checkReach("gateway", placeOf(config.gateway), "MQTT", tryConnect)),
