@@ -1,12 +1,16 @@
 import { roundsOf, type Partial as Sum } from "@tributary/proto/algebra/partial.js";
-import type { AttachResponse, RoundProgress } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import type {
+  AttachResponse,
+  Challenge,
+  RoundProgress,
+} from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock } from "@tributary/proto/host/clock.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import type { IsVoid } from "@tributary/proto/identity/denylist.js";
 import { createAttachments, type Members } from "@tributary/proto/tier/attach.js";
 import { listenGrpc } from "@tributary/proto/tier/grpc-server.js";
 import { createInbox } from "@tributary/proto/tier/inbox.js";
-import { createService } from "@tributary/proto/tier/service.js";
+import { type AnswerPort, createService } from "@tributary/proto/tier/service.js";
 import { SPOOL_FOLDER } from "@tributary/proto/tier/spool.js";
 import type { TrustKeeper } from "@tributary/proto/tier/trust.js";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
@@ -44,6 +48,8 @@ export type Downstream = {
   sessionOver(session: string): void;
   /** A newer denylist is known: those below get it. */
   denylist(list: { readonly sequence: number; readonly text: string }): void;
+  /** The cloud wants signed updates: those below that have some answer. */
+  challenge(challenge: Challenge): void;
   /** Ends the streams of gateways that are shut out; returns how many. */
   cut(isVoid: IsVoid): number;
   close(): Promise<void>;
@@ -65,6 +71,8 @@ export type DownstreamOptions = {
   readonly above: () => readonly string[];
   /** Undefined where the gateway belongs to no fleet. */
   readonly trust: () => TrustKeeper | undefined;
+  /** Passes signed updates from below on. */
+  readonly answerChallenge: AnswerPort;
   readonly onDeviceChange: (change: DeviceChange) => void;
   readonly onProgress: (progress: RoundProgress) => void;
   readonly onPlanRefused: (round: string, refusal: Refusal) => void;
@@ -154,6 +162,7 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
     members,
     inbox,
     openModel: (_model, digest) => modelsBelow.open(digest),
+    answerChallenge: options.answerChallenge,
     events,
   });
   const close = async () => {
@@ -193,6 +202,8 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
       const value = { denylistSequence: BigInt(sequence), denylist: text };
       attachments.links.broadcast({ message: { $case: "trust", value } });
     },
+    challenge: (value) =>
+      attachments.links.broadcast({ message: { $case: "challenge", value } }),
     cut: attachments.shut,
     async close() {
       attachments.close();

@@ -113,6 +113,8 @@ export type GatewayEvent =
       reason: "age" | "room";
     }
   | { level: "warn"; name: "signed-updates-full"; round: string }
+  | { level: "info"; name: "challenge-answered"; challenge: string; updates: number }
+  | { level: "warn"; name: "challenge-unanswered"; challenge: string; message: string }
   | {
       level: "warn";
       name: "message-refused";

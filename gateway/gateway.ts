@@ -11,6 +11,7 @@ import { openBallast } from "./ballast.js";
 import { type BrokerOptions, createBroker, type DeviceLink } from "./broker.js";
 import { bufferBudgets } from "./budgets.js";
 import { buildDateMs } from "./build-date.js";
+import { createChallenges } from "./challenges.js";
 import type { GatewayConfig } from "./config.js";
 import { openDenylist } from "./denylist.js";
 import { createCarriers } from "./denylist-carriers.js";
@@ -364,6 +365,10 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         telemetry: notes.below,
         above: ancestry.above,
         trust: () => denylist?.keeper,
+        async answerChallenge(messages) {
+          if (upstream.answerChallenge === undefined) return { ok: true, taken: 0 };
+          return { ok: true, taken: await upstream.answerChallenge(messages) };
+        },
         onDeviceChange: (change) => uplink?.deviceChanged(change),
         onProgress: (progress) => uplink?.progress(progress),
         onPlanRefused: (round, refusal) => uplink?.planRefused(round, refusal),
@@ -410,6 +415,13 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       heartbeat: report.heartbeat,
       trustHeld: () => denylist?.held(),
     };
+    const challenges = createChallenges({
+      signed,
+      upstream,
+      passOn: (challenge) => downstream?.challenge(challenge),
+      events,
+    });
+    teardown.push(() => challenges.close());
     uplink = createUplink({
       upstream,
       facts,
@@ -445,6 +457,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         },
         onTelemetryReceipt: (receipt) => telemetry?.receipted(receipt),
         onTrust: (trust) => denylist?.heard(trust),
+        onChallenge: challenges.asked,
         onPublished(session, manifest, layout) {
           publications.published(session, manifest, layout);
           downstream?.published(session, manifest, layout);

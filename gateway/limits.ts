@@ -97,6 +97,8 @@ export const limits = {
   windowBytes: 1024 * 1024,
   /** Updates that wait for the next journal commit of one round. A further one is refused with `busy`. */
   pendingCommits: 1_024,
+  /** Challenges that wait for their answer. A further one is left out: the cloud asks again. */
+  challenges: 16,
   /** Rounds of which signed updates are kept; beyond it the oldest go. */
   signedRounds: 4_096,
   /** Free upload buffers kept for reuse, in bytes. */

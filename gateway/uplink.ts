@@ -1,6 +1,7 @@
 import type {
   AttachRequest,
   AttachResponse,
+  Challenge,
   Device,
   Heartbeat,
   Hello,
@@ -38,6 +39,8 @@ export type UplinkHandlers = {
   onSessionOver(session: string): void;
   onPublished(session: string, manifest: Uint8Array, layout: Uint8Array): void;
   onTelemetryReceipt(receipt: TelemetryReceipt): void;
+  /** The cloud wants some updates as their devices signed them. */
+  onChallenge?(challenge: Challenge): void;
   /** What the upstream holds of the fleet's denylist; what to send it, if anything. */
   onTrust?(trust: Trust): Trust | undefined;
 };
@@ -206,6 +209,8 @@ export function createUplink(options: UplinkOptions): Uplink {
         return;
       case "telemetryReceipt":
         return handlers.onTelemetryReceipt(message.value);
+      case "challenge":
+        return handlers.onChallenge?.(message.value);
       case "trust": {
         const value = handlers.onTrust?.(message.value);
         if (value !== undefined) write(attempt, { message: { $case: "trust", value } });

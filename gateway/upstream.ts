@@ -1,11 +1,13 @@
 import {
   type ClientOptions,
+  type ClientWritableStream,
   credentials,
   Metadata,
   type ServiceError,
   status,
 } from "@grpc/grpc-js";
 import type {
+  AnswerChallengeRequest,
   AttachRequest,
   AttachResponse,
   FetchModelRequest,
@@ -13,6 +15,7 @@ import type {
   OpenPartialRequest,
   PartialId,
   PartialState,
+  SendPartialRequest,
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { ReducerServiceClient } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock } from "@tributary/proto/host/clock.js";
@@ -44,6 +47,8 @@ export type Upstream = {
     chunks: AsyncIterable<Uint8Array>,
   ): Promise<PartialState>;
   fetchModel(request: FetchModelRequest): AsyncIterable<FetchModelResponse>;
+  /** Hands in signed updates; how many were taken. Left out where nobody is asked for any. */
+  answerChallenge?(messages: AsyncIterable<AnswerChallengeRequest>): Promise<number>;
   close(): void;
 };
 
@@ -80,6 +85,45 @@ export function createUpstream(address: string, clock: Clock): Upstream {
     };
   }
 
+  /** Sends messages, read no faster than the link takes them, and resolves with the answer. */
+  async function sendAll<Message, Answer>(
+    name: string,
+    open: (
+      answer: (error: ServiceError | null, value: Answer) => void,
+    ) => ClientWritableStream<Message>,
+    messages: () => AsyncIterable<Message>,
+  ): Promise<Answer> {
+    let settle: (outcome: { readonly value: Answer } | Error) => void = () => {};
+    const answered = new Promise<{ readonly value: Answer } | Error>((resolve) => {
+      settle = resolve;
+    });
+    const call = open((error, value) => settle(error ? linkError(name, error) : { value }));
+    // The callback carries the failure; without a listener the stream would throw it again.
+    call.on("error", () => {});
+    const stall = watchStall(call);
+    let over = false;
+    void answered.then(() => {
+      over = true;
+    });
+    try {
+      for await (const message of messages()) {
+        if (!call.write(message) && !over) {
+          const drained = new Promise<void>((resolve) => call.once("drain", () => resolve()));
+          await Promise.race([drained, answered]);
+        }
+        if (over) break;
+        stall.moved();
+      }
+      call.end();
+      const outcome = await answered;
+      if (outcome instanceof Error) throw outcome;
+      return outcome.value;
+    } finally {
+      stall.end();
+      if (!over) call.cancel();
+    }
+  }
+
   return {
     attach() {
       const call = client.attach();
@@ -102,42 +146,32 @@ export function createUpstream(address: string, clock: Clock): Upstream {
         });
       });
     },
-    async sendPartial(id, offset, chunks) {
-      let settle: (outcome: PartialState | Error) => void = () => {};
-      const answered = new Promise<PartialState | Error>((resolve) => {
-        settle = resolve;
-      });
-      const call = client.sendPartial(within(limits.transferTimeoutMs), (error, response) => {
-        settle(error ? linkError("SendPartial", error) : (response.state ?? unset));
-      });
-      // The callback carries the failure; without a listener the stream would throw it again.
-      call.on("error", () => {});
-      const stall = watchStall(call);
-      let over = false;
-      void answered.then(() => {
-        over = true;
-      });
-      try {
-        let at = offset;
-        for await (const data of chunks) {
-          const first = at === offset;
-          const message = { id: first ? id : undefined, offset: BigInt(at), data: asBuffer(data) };
-          at += data.length;
-          if (!call.write(message) && !over) {
-            const drained = new Promise<void>((resolve) => call.once("drain", () => resolve()));
-            await Promise.race([drained, answered]);
+    sendPartial(id, offset, chunks) {
+      return sendAll<SendPartialRequest, PartialState>(
+        "SendPartial",
+        (answer) =>
+          client.sendPartial(within(limits.transferTimeoutMs), (error, response) =>
+            answer(error, response?.state ?? unset),
+          ),
+        async function* () {
+          let at = offset;
+          for await (const data of chunks) {
+            const first = at === offset;
+            yield { id: first ? id : undefined, offset: BigInt(at), data: asBuffer(data) };
+            at += data.length;
           }
-          if (over) break;
-          stall.moved();
-        }
-        call.end();
-        const outcome = await answered;
-        if (outcome instanceof Error) throw outcome;
-        return outcome;
-      } finally {
-        stall.end();
-        if (!over) call.cancel();
-      }
+        },
+      );
+    },
+    answerChallenge(messages) {
+      return sendAll<AnswerChallengeRequest, number>(
+        "AnswerChallenge",
+        (answer) =>
+          client.answerChallenge(within(limits.transferTimeoutMs), (error, response) =>
+            answer(error, response?.taken ?? 0),
+          ),
+        () => messages,
+      );
     },
     async *fetchModel(request) {
       const call = client.fetchModel(request, within(limits.transferTimeoutMs));

@@ -25,6 +25,15 @@ export const codes = {
     retryable: false,
     means: "the update is not signed by the key with which this device is enrolled",
   },
+  "update-missing": {
+    retryable: false,
+    means: "an update that a challenge asked for did not come in time",
+  },
+  "sum-mismatch": {
+    retryable: false,
+    means: "the updates behind a Partial do not make its sum",
+  },
+  "unknown-partial": { retryable: false, means: "no such Partial was received of late" },
   "wrong-base": { retryable: false, means: "trained from another model than the round's base" },
   "wrong-shape": { retryable: false, means: "the byte count does not match the layout" },
   "wrong-encoding": { retryable: false, means: "another encoding than the plan's" },
