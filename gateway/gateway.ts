@@ -164,6 +164,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     let windows: Windows | undefined;
     let ingest: Ingest | undefined;
     let modelParts: Parts | undefined;
+    let openedRounds: Rounds | undefined;
     let downstream: Downstream | undefined;
     const ancestry = createAncestry(clock);
     const attached = () => uplink?.attached ?? false;
@@ -211,6 +212,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       onProgress(digest) {
         modelParts?.progressed(digest);
         downstream?.modelProgressed(digest);
+        openedRounds?.modelProgressed(digest);
       },
       events,
       clock,
@@ -314,6 +316,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       time,
       random,
     });
+    openedRounds = rounds;
     teardown.push(() => rounds.close());
 
     const usedBytes = () => outbox.bytes + rounds.journalBytes;

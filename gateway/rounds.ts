@@ -29,6 +29,8 @@ export type Rounds = RoundSource & {
   closed(round: string, outcome: string): void;
   /** No further round of the session follows. */
   sessionOver(session: string): void;
+  /** More of a model can be read: what waits for the whole of it as its base opens. */
+  modelProgressed(digest: string): void;
   /** The uplink is back. */
   attached(): void;
   /** The uplink is away. */
@@ -51,6 +53,7 @@ export type RoundsOptions = RoundWorld & {
   readonly onPlanRefused: (round: string, refusal: Refusal) => void;
 };
 
+const CLOSED_EARLY = "it closed before its turn came";
 const ENDED = "ended";
 const endedSchema = z
   .object({ session: z.string(), round: z.string(), offlineSiteRounds: z.number() })
@@ -116,12 +119,18 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
   }
 
   /**
-   * Under `finishFirst` a session's next round waits; else it ends site rounds of the one before. An
-   * evaluation does not end what follows the first stretch.
+   * Under `finishFirst` a session's next round waits; else it ends site rounds of the one before, once
+   * it has a base to start from: cut off in between, the site goes on from what it has. An evaluation
+   * does not end what follows the first stretch.
    */
   function waitsBehindAnother(plan: Plan, opened: RoundOpened): boolean {
     const trains = plan.task === "train";
     const others = [...open.values()].filter((other) => other.plan.session === plan.session);
+    const goesOn = others.find(({ cycle }) => trains && cycle?.handed);
+    if (goesOn !== undefined && isEarlier(goesOn.plan.round, plan.round) && !isHere(plan.base)) {
+      models.want(plan.base);
+      return wait(plan, opened, goesOn.plan.round);
+    }
     for (const { plan: other, cycle } of others) {
       if (!isEarlier(other.round, plan.round)) continue;
       if (trains) cycle?.over();
@@ -132,14 +141,19 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       ({ cycle }) =>
         cycle === undefined || !cycle.handed || (trains && cycle.standing.phase === "running"),
     );
-    if (behind === undefined) return false;
-    events({ level: "info", name: "round-waits", round: plan.round, behind: behind.plan.round });
+    return behind !== undefined && wait(plan, opened, behind.plan.round);
+  }
+
+  function wait(plan: Plan, opened: RoundOpened, behind: string): true {
+    events({ level: "info", name: "round-waits", round: plan.round, behind });
     const displaced = waiting.add(plan, opened);
     if (displaced !== undefined) {
       refusePlan(displaced.round, refuse("busy", "the session's next round came before its turn"));
     }
     return true;
   }
+
+  const isHere = ({ digest, bytes }: Plan["base"]) => models.available(digest)?.bytes === bytes;
 
   function refuseFresh(plan: Plan): Refusal | undefined {
     if (unread.has(plan.round)) return refuse("storage-failed", "it is here and cannot be read");
@@ -325,7 +339,8 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
       inOrder(() => {
         events({ level: "info", name: "round-closed", round: name, outcome });
         sealed.closeUpstream(name);
-        waiting.forget(name);
+        // Answered, like all that is not run: a gateway in between would wait for it.
+        if (waiting.forget(name)) refusePlan(name, refuse("round-closed", CLOSED_EARLY));
         const here = open.get(name);
         if (here === undefined) return;
         if (!here.plan.finishFirst) here.leaf?.apply({ type: "closed" });
@@ -337,8 +352,15 @@ export async function createRounds(options: RoundsOptions): Promise<Rounds> {
         for (const { plan, cycle } of [...open.values()]) {
           if (plan.session === session) cycle?.over();
         }
+        const next = waiting.take(session)?.plan.round;
+        if (next !== undefined) refusePlan(next, refuse("round-closed", CLOSED_EARLY));
         if (ended?.session === session) noteEnded(undefined);
       });
+    },
+    modelProgressed(digest) {
+      const here = models.available(digest);
+      if (here === undefined || here.bytes < here.manifest.bytes) return;
+      for (const session of waiting.onBase(digest)) openWaiting(session);
     },
     attached() {
       for (const { cycle } of [...open.values()]) cycle?.attached();

@@ -5,6 +5,7 @@ import { afterEach, describe, it } from "node:test";
 import { createAccumulator } from "@tributary/proto/algebra/accumulator.js";
 import type { Partial as Sum } from "@tributary/proto/algebra/partial.js";
 import { sha256 } from "@tributary/proto/host/digest.js";
+import type { Disk } from "@tributary/proto/host/disk.js";
 import { memoryDisk } from "@tributary/proto/host/memory-disk.js";
 import { loadKernel } from "@tributary/proto/host/wasm.js";
 import { makeManifest } from "@tributary/proto/wire/manifest.js";
@@ -187,6 +188,29 @@ describe("site rounds", () => {
       reducer.heard("roundProgress").some((p) => p.round !== "mnist.1"),
       false,
     );
+  });
+
+  it("run once each, also when the disk does not let an old site model go", async () => {
+    const memory = memoryDisk();
+    let failed = 0;
+    const disk: Disk = {
+      ...memory,
+      async remove(path) {
+        if (path.startsWith("models/") && failed++ === 0) throw new Error(`cannot remove ${path}`);
+        await memory.remove(path);
+      },
+    };
+    const { reducer, gateway, devices } = await site(["dev-a", "dev-b"], {}, { disk });
+    reducer.openRound(sitePlanOf({ siteRounds: 3 }), ["dev-a", "dev-b"]);
+    await cached(gateway);
+    await giveAll(devices, "mnist.1.1", first);
+    await giveAll(devices, "mnist.1.2", second);
+    await until("the disk has failed", () => failed > 0);
+    await giveAll(devices, "mnist.1.3", first);
+    await until("the Partial arrives", () => reducer.partials.length === 1);
+    assertIs(reducer.partials[0], oracle([first, second, first]));
+    assert.equal(told(gateway, "seal-failed").length, 0);
+    assert.equal(told(gateway, "round-resumed").length, 0);
   });
 
   it("leave nothing behind when they are over", async () => {
@@ -398,6 +422,24 @@ describe("a site that has handed over", () => {
       again.heard("roundProgress").some(({ sealed }) => !sealed),
       false,
     );
+  });
+
+  it("goes on until the base of the session's next round has come, and takes that up then", async () => {
+    const all = await handedOver(["dev-a"]);
+    const { reducer, gateway, devices } = all;
+    const [a] = devices as [TestDevice];
+    const file = encodeSafetensors(layout, values.with(0, 2));
+    const next = { ...plan, round: "mnist.2", base: makeManifest("mnist.1", file, sha256, 1024) };
+    reducer.openRound(next, ["dev-a"]);
+    await until("it waits", () => told(gateway, "round-waits").length === 1);
+    await cutOff(all);
+    await giveAll(devices, "mnist.1.2", [["dev-a", 5, 4]]);
+    const back = await stage.reducer(reducer.port);
+    back.models.set("mnist.1", file);
+    back.openRound(next, ["dev-a"]);
+    await until("the stretch arrives", () => back.partials.length === 1);
+    assertIs(back.partials[0], oracle([[["dev-a", 5, 4]]], [first.slice(0, 1)]), "mnist.1.2");
+    assert.equal((await offerOf(a, "mnist.2.1")).plan.base.model, "mnist.1");
   });
 
   it("stops when the session's next round opens, or when the session is over", async () => {

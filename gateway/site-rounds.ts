@@ -239,7 +239,8 @@ export async function startSiteRounds(
     hooks.onOpen(opened);
     opened.start();
     if (cutting) opened.apply({ type: "closed" });
-    await base.prune();
+    // It runs: to fail now would be to open it once more. A model that stays goes at the next start.
+    await base.prune().catch(() => {});
   }
 
   /** Makes a site round's sum part of the state, then forgets the round. Safe to repeat. */

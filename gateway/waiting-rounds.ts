@@ -6,16 +6,18 @@ type Next = { readonly plan: Plan; readonly opened: RoundOpened };
 type Waiting = Next & { readonly sinceMs: number };
 
 /**
- * Openings that wait for their session's present round to end here, the newest of each session. In
- * memory only: the upstream opens an open round again whenever the gateway attaches.
+ * Openings that wait for their session's present round to end here, or for their base, the newest of
+ * each session. In memory only: the upstream opens an open round again whenever the gateway attaches.
  */
 export type WaitingRounds = {
   /** Takes the place of an older one; the plan of the one that does not wait any more. */
   add(plan: Plan, opened: RoundOpened): Plan | undefined;
   /** The session's next, and what is left of its time. */
   take(session: string): Next | undefined;
-  /** The upstream closed it. */
-  forget(round: string): void;
+  /** Sessions whose next starts from this model. */
+  onBase(digest: string): string[];
+  /** The upstream closed it; whether it was here. */
+  forget(round: string): boolean;
 };
 
 export function createWaitingRounds(clock: Clock): WaitingRounds {
@@ -34,10 +36,13 @@ export function createWaitingRounds(clock: Clock): WaitingRounds {
       const remainingMs = Math.max(0, next.opened.remainingMs - waitedMs);
       return { plan: next.plan, opened: { ...next.opened, remainingMs } };
     },
+    onBase: (digest) =>
+      [...waiting].filter(([, { plan }]) => plan.base.digest === digest).map(([session]) => session),
     forget(round) {
       for (const [session, { plan }] of waiting) {
-        if (plan.round === round) waiting.delete(session);
+        if (plan.round === round) return waiting.delete(session);
       }
+      return false;
     },
   };
 }
