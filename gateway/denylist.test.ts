@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
 import { createListAssembly, listParts } from "@tributary/proto/wire/list-parts.js";
 import { importDenylist } from "./denylist-import.js";
-import { createTestFleet } from "./testing/fleet.js";
+import { createTestFleet, plainLinks } from "./testing/fleet.js";
 import { createStage } from "./testing/stage.js";
 import { until } from "./testing/wait.js";
 
@@ -20,7 +20,12 @@ describe("a gateway's denylist", () => {
     const fleet = createTestFleet();
     const reducer = await stage.reducer();
     const identity = fleet.identity("gw-1");
-    const gateway = await stage.gateway(await stage.dataDir(), reducer.address, {}, { identity });
+    const gateway = await stage.gateway(
+      await stage.dataDir(),
+      reducer.address,
+      {},
+      plainLinks(identity, reducer.address),
+    );
     const held = () => sequences(reducer.heard("trustHeld").at(-1));
     await until("it says that it has none", () => held()?.[0] === "gw-1 0");
     const tell = (denylist: string, sequence: number) =>
@@ -46,7 +51,12 @@ describe("a gateway's denylist", () => {
     const reducer = await stage.reducer();
     const identity = fleet.identity("gw-1");
     await identity.takeDenylist(await fleet.list(9, press7));
-    await stage.gateway(await stage.dataDir(), reducer.address, {}, { identity });
+    await stage.gateway(
+      await stage.dataDir(),
+      reducer.address,
+      {},
+      plainLinks(identity, reducer.address),
+    );
     await until("it attached", () => reducer.heard("trustHeld").length > 0);
     reducer.tell({ $case: "trust", value: { denylistSequence: 9n, denylist: "" } });
     reducer.tell({ $case: "trust", value: { denylistSequence: 8n, denylist: "" } });
@@ -61,16 +71,15 @@ describe("a gateway's denylist", () => {
     const reducer = await stage.reducer();
     const [above, below] = [fleet.identity("region"), fleet.identity("gw-1")];
     const settings = { gateway: "region", site: "hub", downstream: { listen: { port: 0 } } };
-    const region = await stage.gateway(await stage.dataDir(), reducer.address, settings, {
-      identity: above,
-    });
-    await below.takeDenylist(await fleet.list(3));
-    await stage.gateway(
+    const region = await stage.gateway(
       await stage.dataDir(),
-      `127.0.0.1:${region.downstreamPort}`,
-      {},
-      { identity: below },
+      reducer.address,
+      settings,
+      plainLinks(above, reducer.address),
     );
+    await below.takeDenylist(await fleet.list(3));
+    const upstream = `127.0.0.1:${region.downstreamPort}`;
+    await stage.gateway(await stage.dataDir(), upstream, {}, plainLinks(below, upstream));
     const held = () => sequences(reducer.heard("trustHeld").at(-1));
     await until("the leaf's reaches the region", () => above.denylist?.sequence === 3);
     await until("both are reported", () => held()?.join() === "region 3,gw-1 3");
@@ -85,14 +94,19 @@ describe("a gateway's denylist", () => {
     const reducer = await stage.reducer();
     const identity = fleet.identity("gw-1");
     const dir = await stage.dataDir();
-    const first = await stage.gateway(dir, reducer.address, {}, { identity });
+    const first = await stage.gateway(
+      dir,
+      reducer.address,
+      {},
+      plainLinks(identity, reducer.address),
+    );
     await until("it attached", () => reducer.heard("trustHeld").length > 0);
     await identity.takeDenylist(await fleet.list(2));
     const age = () => reducer.heard("trustHeld").at(-1)?.denylists[0];
     await until("it is held", () => age()?.sequence === 2n);
     await first.close();
     const count = reducer.heard("trustHeld").length;
-    await stage.gateway(dir, reducer.address, {}, { identity });
+    await stage.gateway(dir, reducer.address, {}, plainLinks(identity, reducer.address));
     await until("it attached again", () => reducer.heard("trustHeld").length > count);
     assert.ok((age()?.ageMs ?? 0n) > 0n, "it counts from before the restart");
   });
@@ -103,7 +117,12 @@ describe("a denylist on the device link", () => {
     const fleet = createTestFleet();
     const identity = fleet.identity("gw-1");
     await identity.takeDenylist(await fleet.list(5, press7));
-    const gateway = await stage.gateway(await stage.dataDir(), "127.0.0.1:1", {}, { identity });
+    const gateway = await stage.gateway(
+      await stage.dataDir(),
+      "127.0.0.1:1",
+      {},
+      plainLinks(identity, "127.0.0.1:1"),
+    );
     const device = await stage.device(gateway, "a");
     const got = () => device.messages.filter(({ kind }) => kind === "denylist");
     assert.equal(device.got("welcome")[0]?.denylist, undefined, "an older device cannot read it");
@@ -123,7 +142,12 @@ describe("a denylist on the device link", () => {
   it("is brought by a device where nothing else comes; what nobody signed is taken of nobody", async () => {
     const fleet = createTestFleet();
     const identity = fleet.identity("gw-1");
-    const gateway = await stage.gateway(await stage.dataDir(), "127.0.0.1:1", {}, { identity });
+    const gateway = await stage.gateway(
+      await stage.dataDir(),
+      "127.0.0.1:1",
+      {},
+      plainLinks(identity, "127.0.0.1:1"),
+    );
     const bring = async (name: string, sequence: number, text: string) => {
       const device = await stage.device(gateway, name);
       for (const [part, payload] of listParts({ sequence, text }))
@@ -157,7 +181,7 @@ describe("a denylist in a file", () => {
     const identity = fleet.identity("gw-1");
     const dir = await stage.dataDir();
     assert.equal(await importDenylist(dir, await fleet.list(3, press7), 0), undefined);
-    await stage.gateway(dir, "127.0.0.1:1", {}, { identity });
+    await stage.gateway(dir, "127.0.0.1:1", {}, plainLinks(identity, "127.0.0.1:1"));
     assert.equal(identity.denylist?.sequence, 3, "before it listens");
     const give = (text: string) => importDenylist(dir, text, 30_000);
     assert.deepEqual(await give(`${await fleet.list(4)}\n`), { ok: true, news: true, sequence: 4 });

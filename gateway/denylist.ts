@@ -6,6 +6,7 @@ import { z } from "zod";
 import type { DenylistWay, GatewayEvents } from "./events.js";
 import type { GatewayIdentity } from "./identity.js";
 import type { SiteTime, TimeStore } from "./site-time.js";
+import type { StatusView } from "./status-view.js";
 
 /**
  * The fleet's denylist at a gateway: puts a newer one into effect at once, whatever way it came, and
@@ -21,6 +22,8 @@ export type DenylistHolder = {
   readonly keeper: TrustKeeper;
   /** What the upstream is to know of this gateway and those below. */
   held(): TrustHeld;
+  /** For the status. */
+  view(): NonNullable<StatusView["denylist"]>;
   /** The upstream said what it holds; what to send it, if anything. */
   heard(trust: Trust): Trust | undefined;
   /** Resolves once what is to outlive this process is written. */
@@ -117,6 +120,8 @@ export async function openDenylist(options: DenylistOptions): Promise<DenylistHo
     });
   }
 
+  const ageMs = () => Math.max(0, Math.round(time.logicalMs() - since.sinceMs));
+
   /** What somebody who holds a list is to get: this one, where theirs is older. */
   const answerTo = (sequence: bigint): Trust => {
     const own = BigInt(since.sequence);
@@ -144,13 +149,18 @@ export async function openDenylist(options: DenylistOptions): Promise<DenylistHo
         if (denylistSequence > BigInt(since.sequence)) takeAlone(denylist, "below");
       },
     },
+    view: () => ({
+      sequence: since.sequence,
+      entries: identity.denylist?.entries.length ?? 0,
+      ageMs: ageMs(),
+    }),
     held() {
       const attached = new Set(options.below());
       for (const gateway of below.keys()) if (!attached.has(gateway)) below.delete(gateway);
       const own = {
         gateway: identity.name,
         sequence: BigInt(since.sequence),
-        ageMs: BigInt(Math.max(0, Math.round(time.logicalMs() - since.sinceMs))),
+        ageMs: BigInt(ageMs()),
         cut: since.cut,
       };
       return { denylists: [own, ...[...below.values()].flat()] };

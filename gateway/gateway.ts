@@ -520,6 +520,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           rounds: shownRounds,
           devices: () => devices.count,
           gatewaysBelow: () => downstream?.roll.names() ?? [],
+          denylist: () => denylist?.view() ?? null,
           replies: () => replies.counts,
           freeBytes: () => kept.freeBytes,
           classes: kept.classes,

@@ -209,6 +209,10 @@ function refusalsTable({ refusals }: StatusView): string {
   return table("Refused to devices since the start", columns, Object.entries(refusals));
 }
 
-function footer({ softwareVersion, upMs, incarnation }: StatusView): string {
-  return `<footer>Tributary ${escapeHtml(softwareVersion)}, up for ${spanOf(upMs)}, data directory ${escapeHtml(incarnation)}</footer>`;
+function footer({ softwareVersion, upMs, incarnation, denylist }: StatusView): string {
+  const list =
+    denylist === null
+      ? ""
+      : `, denylist ${denylist.sequence} with ${denylist.entries} shut out, in effect for ${spanOf(denylist.ageMs)}`;
+  return `<footer>Tributary ${escapeHtml(softwareVersion)}, up for ${spanOf(upMs)}, data directory ${escapeHtml(incarnation)}${list}</footer>`;
 }

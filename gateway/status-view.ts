@@ -104,6 +104,8 @@ export const statusSchema = z.object({
     floor: z.iso.datetime(),
     offsetMs: z.number(),
   }),
+  /** Of the fleet that it belongs to, if any; `ageMs`: since it took effect here. */
+  denylist: z.object({ sequence: count, entries: count, ageMs: amount }).nullable().default(null),
   /** The newest ends of Partials since start, newest first. */
   ends: z.array(endSchema),
 });

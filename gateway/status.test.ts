@@ -185,6 +185,7 @@ describe("the page", () => {
     const page = renderPage(sampleStatus);
     for (const text of [
       "gw-north",
+      "denylist 1900000000 with 2 shut out",
       "No link to cloud for 2 h 5 min",
       "nothing was heard for 15000 ms",
       "next window in 1 h 30 min",

@@ -35,6 +35,7 @@ export type StatusSources = {
   readonly rounds: () => StatusView["rounds"];
   readonly devices: () => number;
   readonly gatewaysBelow: () => readonly string[];
+  readonly denylist?: () => StatusView["denylist"];
   readonly replies: () => {
     readonly refusals: ReadonlyMap<string, number>;
     readonly duplicates: number;
@@ -86,6 +87,7 @@ export function viewStatus(sources: StatusSources, startedMs: number): StatusVie
       floor: dateOf(time.floorMs()),
       offsetMs: Math.round(time.offsetMs),
     },
+    denylist: sources.denylist?.() ?? null,
     ends: [...record.ends()],
   };
 }

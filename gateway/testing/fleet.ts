@@ -1,3 +1,4 @@
+import { systemClock } from "@tributary/proto/host/clock.js";
 import {
   type Denylist,
   judgeDenylist,
@@ -6,7 +7,11 @@ import {
 } from "@tributary/proto/identity/denylist.js";
 import { createKeyring } from "@tributary/proto/identity/keyring.js";
 import { makeKey, publicJwk } from "@tributary/proto/identity/keys.js";
+import { listenGrpc } from "@tributary/proto/tier/grpc-server.js";
+import { createBroker } from "../broker.js";
+import type { GatewayParts } from "../gateway.js";
 import type { GatewayIdentity } from "../identity.js";
+import { createUpstream } from "../upstream.js";
 
 /** A fleet's issuer, and what its gateways make of its lists; nothing of it is on a disk. */
 export type TestFleet = {
@@ -57,5 +62,16 @@ export function createTestFleet(fleet = "press-works"): TestFleet {
         },
       };
     },
+  };
+}
+
+/** A gateway of a fleet whose links are plain: what is tested goes over them, and is not about them. */
+export function plainLinks(identity: GatewayIdentity, upstream: string): Partial<GatewayParts> {
+  return {
+    identity,
+    upstream: createUpstream(upstream, systemClock()),
+    listenDownstream: (service, address, clock, events) =>
+      listenGrpc(service, address, clock, events),
+    broker: ({ site, handlers, clock }) => createBroker({ site, handlers, clock }),
   };
 }

@@ -44,5 +44,6 @@ export const sampleStatus: StatusView = {
     floor: "2026-11-24T14:58:03.000Z",
     offsetMs: -5 * HOUR,
   },
+  denylist: { sequence: 1_900_000_000, entries: 2, ageMs: 4 * HOUR },
   ends: [{ agoMs: 3 * HOUR, outcome: "merged", rule: "", round: "fit.10", bytes: 8_100_000 }],
 };

@@ -63,6 +63,7 @@ test("status says in 80 columns what waits, until when it is full and how long i
   assert.match(stdout, /^full in +8 h without a link, at today's 12\.0 MB an hour/m);
   assert.match(stdout, /^to send +3 min at 125\.0 kB\/s, as configured/m);
   assert.match(stdout, /^clock +wrong, at least 5 h behind/m);
+  assert.match(stdout, /^denylist +1900000000, 2 shut out, in effect for 4 h/m);
   assert.match(stdout, /^fit\.12 +running +12 +9 +1$/m);
   assert.match(stdout, /^fit\.11 +result made, 1 gateway still at it +12 +7 +0$/m);
 

@@ -21,6 +21,7 @@ export function describeStatus(view: StatusView, width: number): string {
     ["devices", `${devices} connected${below}`],
     ["disk", `${bytes(disk.freeBytes)} free, ${bytes(disk.reserveBytes)} of it left to others`],
     ["clock", clockLine(view)],
+    ["denylist", denylistLine(view)],
     ["refused", refusedLine(view)],
   ]);
   const cut = lines
@@ -88,6 +89,13 @@ function clockLine({ clock }: StatusView): string {
   if (offsetMs === 0) return `not confirmed by the upstream since the start, ${shown}`;
   const how = `${duration(Math.abs(offsetMs))} ${offsetMs < 0 ? "behind" : "ahead"}`;
   return `wrong, ${offsetMs < 0 ? "at least " : ""}${how}; events are stamped ${shown}`;
+}
+
+function denylistLine({ denylist }: StatusView): string | undefined {
+  if (denylist === null) return undefined;
+  const { sequence, entries, ageMs } = denylist;
+  if (sequence === 0) return "none yet";
+  return `${sequence}, ${entries} shut out, in effect for ${duration(ageMs)}`;
 }
 
 function refusedLine({ refusals, duplicates }: StatusView): string | undefined {
