@@ -11,6 +11,8 @@ import { SPOOL_FOLDER } from "@tributary/proto/tier/spool.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { type Access, createAccess, openAccess } from "./access/access.js";
 import { createProvider } from "./access/oidc.js";
+import type { AccessPorts } from "./access/ports.js";
+import { createProjects } from "./access/projects.js";
 import { startApi } from "./api/server.js";
 import { createAudit } from "./audit/audit.js";
 import { type Authority, openAuthority } from "./authority/authority.js";
@@ -104,6 +106,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       heartbeatIntervalMs: config.heartbeatIntervalMs,
       heartbeatMissedMs: config.heartbeatMissedMs,
     });
+    const projects = own && (await createProjects({ store: own.access, clock, random }));
     const sessions = await openSessions({
       clock,
       random,
@@ -114,6 +117,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       packages,
       gateways,
       devices,
+      projects,
       links: attachments.links,
       events,
     });
@@ -154,7 +158,12 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     const api = await (options.startApi ?? startApi)(config.http, {
       sessions: sessions.sessions,
       authority,
-      access: await accessOf(config, own, authority, clock, random, events),
+      access: accessOf(
+        config,
+        own && projects && { store: own.access, clock, random, projects },
+        authority,
+        events,
+      ),
       audit,
       store,
       models,
@@ -191,16 +200,13 @@ function openOwnStore({ dataDir, store: { url } }: CloudConfig): Promise<SqlStor
 }
 
 /** Tokens are asked for where there is an authority; without one the API is open, and says so. */
-async function accessOf(
+function accessOf(
   { access: { provider } }: CloudConfig,
-  own: SqlStore | undefined,
+  ports: Omit<AccessPorts, "authority" | "provider"> | undefined,
   authority: Authority | undefined,
-  clock: Clock,
-  random: Random,
   events: CloudEvents,
-): Promise<Access> {
-  if (own === undefined) return openAccess();
-  const ports = { store: own.access, clock, random };
+): Access {
+  if (ports === undefined) return openAccess();
   if (authority !== undefined)
     return createAccess({ ...ports, authority, provider: provider && createProvider(provider) });
   if (provider !== undefined)
@@ -209,7 +215,7 @@ async function accessOf(
       "access.provider: without an authority nobody is asked for a token; make one with `tributary cloud init`",
     );
   events({ level: "warn", name: "access-open" });
-  return openAccess(ports);
+  return openAccess(ports.projects);
 }
 
 function listenFailure({ host, port }: CloudConfig["http"], cause: unknown): unknown {

@@ -5,6 +5,7 @@ import { limits as wireLimits } from "@tributary/proto/wire/limits.js";
 import { roundClosed, roundOpened } from "./links.js";
 import { createLiveRound, type LiveRound, type RoundTimes } from "./live-round.js";
 import { type SessionParams, siteDeadlineMs } from "./params.js";
+import { isOwnSite, ownDevicesAt } from "./project-fleet.js";
 import { createRoundJournal, type JournalDamage } from "./round-journal.js";
 import { makePlan } from "./round-plan.js";
 import type { Fleet, SessionEffect } from "./session.js";
@@ -13,10 +14,11 @@ import type { OpenRound } from "./store/rows.js";
 
 /** The row of a round that opens now, with the gateways that are attached and their devices. */
 export async function planRound(
-  { clock, models, packages, gateways, devices }: SessionWorld,
+  world: SessionWorld,
   params: SessionParams,
   { round: number, task, base: from }: Extract<SessionEffect, { kind: "open" }>,
 ): Promise<OpenRound> {
+  const { clock, models, packages, gateways, devices } = world;
   const base = await models.base(from);
   if (base === undefined) throw new TributaryError("store-unknown", `no model ${from}`);
   const id = params.package;
@@ -29,7 +31,7 @@ export async function planRound(
   const siteRosters: Record<string, string[]> = {};
   const incarnations: Record<string, string> = {};
   for (const gateway of gateways.attachedIds()) {
-    const roster = devices.connectedAt(gateway).slice(0, wireLimits.roster);
+    const roster = ownDevicesAt(world, params, gateway).slice(0, wireLimits.roster);
     const incarnation = gateways.incarnationOf(gateway);
     if (roster.length === 0 || incarnation === undefined) continue;
     rosters[gateway] = roster;
@@ -210,14 +212,15 @@ export function tellMembers({ clock, gateways, links }: SessionWorld, live: Live
 }
 
 /** The sites that could meet their quorum now, and the devices connected. */
-export function fleetNow({ gateways, devices }: SessionWorld, siteQuorum: number): Fleet {
+export function fleetNow(world: SessionWorld, params: SessionParams): Fleet {
+  const { gateways, devices } = world;
   const sites = new Map<string, number>();
   for (const gateway of gateways.attachedIds())
     for (const [site, count] of devices.sitesAt(gateway))
-      sites.set(site, (sites.get(site) ?? 0) + count);
+      if (isOwnSite(world, params, site)) sites.set(site, (sites.get(site) ?? 0) + count);
   const counts = [...sites.values()];
   return {
-    sitesReady: counts.filter((count) => count >= siteQuorum).length,
+    sitesReady: counts.filter((count) => count >= params.siteQuorum).length,
     devices: counts.reduce((sum, count) => sum + count, 0),
   };
 }

@@ -5,6 +5,7 @@ import type { HeldPartial } from "./held-partial.js";
 import type { LatePartial } from "./late-partials.js";
 import type { SessionParams } from "./params.js";
 import { decidePool, type PoolDecision, type PoolEntry } from "./pool.js";
+import { isOwnSite } from "./project-fleet.js";
 import type { Pooled } from "./round.js";
 import type { SessionWorld } from "./session-world.js";
 
@@ -21,7 +22,7 @@ export async function decideFor(
   const { version, ages } = await agesOf(world, head, entries, ageMax(aggregation));
   const populations =
     aggregation.kind === "site-memory"
-      ? populationsOf(world, aggregation.populations, entries)
+      ? populationsOf(world, params, aggregation.populations, entries)
       : new Map<string, number>();
   const ageOf = (base: string) => ages.get(base);
   return { decision: decidePool({ aggregation, totalMax, ageOf, populations }, entries), version };
@@ -104,11 +105,14 @@ async function agesOf(
  * its devices. A site that has a delta and is not listed counts as its registered devices too.
  */
 function populationsOf(
-  { devices }: SessionWorld,
+  world: SessionWorld,
+  params: SessionParams,
   named: Readonly<Record<string, number>> | undefined,
   entries: readonly PoolEntry[],
 ): ReadonlyMap<string, number> {
-  const registered = devices.populations();
+  const registered = new Map(
+    [...world.devices.populations()].filter(([site]) => isOwnSite(world, params, site)),
+  );
   const populations = new Map(named === undefined ? registered : Object.entries(named));
   for (const { site, contributors } of entries)
     if (!populations.has(site)) populations.set(site, registered.get(site) ?? contributors);

@@ -10,6 +10,7 @@ import { modelPublished, roundOpened, sessionOver } from "./links.js";
 import type { LiveRound } from "./live-round.js";
 import { createMailbox } from "./mailbox.js";
 import { createOptimizerFiles } from "./optimizer-files.js";
+import { servesProject } from "./project-fleet.js";
 import { settledIn, type Taken, takePartial } from "./reception.js";
 import type { RoundStep } from "./round.js";
 import { outcomesOf, settle } from "./round-end.js";
@@ -123,7 +124,7 @@ export function createSessionActor(
     event: SessionEvent,
     persist: (step: SessionStep) => Promise<void> = saveStep,
   ): Promise<void> => {
-    const fleet = fleetNow(world, params.siteQuorum);
+    const fleet = fleetNow(world, params);
     const step = stepSession({ ...machine, fleet }, event);
     await persist(step);
     const before = machine.phase.kind;
@@ -175,7 +176,11 @@ export function createSessionActor(
   const publish = async (model: string) => {
     events({ level: "info", name: "model-published", session, model });
     const base = await models.base(model);
-    if (base !== undefined) links.broadcast(modelPublished(session, base));
+    if (base === undefined) return;
+    if (world.projects === undefined) return links.broadcast(modelPublished(session, base));
+    // A project's models are for its own sites.
+    for (const gateway of gateways.attachedIds())
+      if (servesProject(world, params, gateway)) links.send(gateway, modelPublished(session, base));
   };
 
   const open = async (effect: Extract<SessionEffect, { kind: "open" }>) => {

@@ -3,6 +3,7 @@ import type { Disk } from "@tributary/proto/host/disk.js";
 import type { Random } from "@tributary/proto/host/random.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
 import type { Links } from "@tributary/proto/tier/attach.js";
+import type { Projects } from "./access/projects.js";
 import type { ModelFiles } from "./candidate.js";
 import type { Devices } from "./devices.js";
 import type { CloudEvents } from "./events.js";
@@ -22,6 +23,8 @@ export type SessionWorld = {
   readonly packages?: Pick<Packages, "planned"> | undefined;
   readonly gateways: Gateways;
   readonly devices: Devices;
+  /** Which project a site is in; undefined where there is but one. */
+  readonly projects?: Pick<Projects, "ofSite"> | undefined;
   readonly links: Links;
   readonly events: CloudEvents;
 };

@@ -17,6 +17,7 @@ import { openLatePartials, sweepLatePartials } from "./late-partials.js";
 import { limits } from "./limits.js";
 import { modelPublished, roundClosed, sessionOver } from "./links.js";
 import type { SessionParams } from "./params.js";
+import { servesProject } from "./project-fleet.js";
 import { JOURNAL_FOLDER, roundOfJournal } from "./round-journal.js";
 import { makePlan } from "./round-plan.js";
 import { newSession } from "./session.js";
@@ -290,6 +291,7 @@ function membersOf(
       for (const { view } of newest) if (view.state === "finished") over.add(view.id);
       for (const session of over) messages.push(sessionOver(session));
       for (const { view } of newest) {
+        if (!servesProject(world, view.params, gateway)) continue;
         const row = await store.model(view.head);
         const base = row?.state === "published" ? await models.base(view.head) : undefined;
         if (base !== undefined) messages.push(modelPublished(view.id, base));

@@ -6,7 +6,7 @@ import type { AccessStore } from "../store/access.js";
 import type { TokenRow } from "../store/access-rows.js";
 import { type Caller, FLEET } from "./permissions.js";
 import type { AccessPorts } from "./ports.js";
-import { createProjects, type Projects } from "./projects.js";
+import type { Projects } from "./projects.js";
 import { createTokens, type Tokens } from "./tokens.js";
 
 /** Who may call the API, and what for. */
@@ -33,14 +33,12 @@ export const localCaller: Caller = {
 };
 
 /** For a cloud without an authority, which only its own machine reaches. */
-export async function openAccess(
-  ports?: Pick<AccessPorts, "store" | "clock" | "random">,
-): Promise<Access> {
-  return { projects: ports && (await createProjects(ports)) };
+export function openAccess(projects?: Projects): Access {
+  return { projects };
 }
 
-export async function createAccess(ports: AccessPorts): Promise<Access> {
-  const { authority, store, clock, provider } = ports;
+export function createAccess(ports: AccessPorts): Access {
+  const { authority, store, clock, projects, provider } = ports;
   const owned = async (text: string): Promise<Verdict<{ readonly caller: Caller }, AuthCode>> => {
     const judged = await verifyUserToken(text, {
       fleet: authority.fleet,
@@ -69,7 +67,7 @@ export async function createAccess(ports: AccessPorts): Promise<Access> {
       },
       tokens: createTokens(ports),
     },
-    projects: await createProjects(ports),
+    projects,
   };
 }
 

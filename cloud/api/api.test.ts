@@ -37,7 +37,7 @@ describe("REST API", () => {
     dir = await mkdtemp(join(tmpdir(), "tributary-api-"));
     store = await openStore({ dataDir: dir });
     ports = {
-      access: await openAccess(),
+      access: openAccess(),
       store,
       models: createModels(memoryDisk(), store, seededRandom(1)),
       sessions: fakeSessions(["alpha", "beta", "gamma"]),

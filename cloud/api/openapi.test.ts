@@ -11,7 +11,7 @@ import { createApi } from "./server.js";
 
 const store = memoryStore();
 const api = await createApi({
-  access: await openAccess(),
+  access: openAccess(),
   store,
   models: createModels(memoryDisk(), store, seededRandom(1)),
   sessions: fakeSessions([]),

@@ -7,6 +7,7 @@ import { systemRandom } from "@tributary/proto/host/random.js";
 import { signUserToken, type UserToken } from "@tributary/proto/identity/tokens.js";
 import { createAccess } from "../access/access.js";
 import type { Provider } from "../access/oidc.js";
+import { createProjects } from "../access/projects.js";
 import { createApi } from "../api/server.js";
 import { createAudit } from "../audit/audit.js";
 import { openAuthority } from "../authority/authority.js";
@@ -44,7 +45,8 @@ export async function securedApi({
   });
   if (authority === undefined) throw new Error("there is an authority");
   const audit = createAudit(store.audit, clock, shared.events);
-  const access = await createAccess({ ...given, ...shared, authority, store: store.access });
+  const projects = await createProjects({ ...shared, store: store.access });
+  const access = createAccess({ ...given, ...shared, authority, projects, store: store.access });
   const packages = createPackages(memoryDisk(), store.packages);
   const api = await createApi({
     access,

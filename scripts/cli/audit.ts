@@ -21,10 +21,15 @@ const columns: readonly Column<AuditLine>[] = [
   { title: "LINE", cell: ({ sequence }) => String(sequence), align: "right" },
   { title: "AT", cell: ({ atMs }) => time(atMs) },
   { title: "WHO", cell: ({ actor }) => actor },
-  { title: "WHAT", cell: ({ action }) => action },
-  { title: "OF", cell: ({ target }) => target },
+  { title: "WHAT", cell: whatOf },
   { title: "OUTCOME", cell: ({ outcome }) => outcome },
 ];
+
+/** A request as it was sent, without its query. */
+function whatOf({ action, target }: AuditLine): string {
+  const [, method] = /^([A-Z]+) \//.exec(action) ?? [];
+  return method === undefined ? action : `${method} ${target}`;
+}
 
 type FilterOptions = GlobalOptions & {
   readonly actor?: string;
