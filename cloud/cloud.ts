@@ -16,6 +16,9 @@ import { createProjects } from "./access/projects.js";
 import { startApi } from "./api/server.js";
 import { createAudit } from "./audit/audit.js";
 import { type Authority, openAuthority } from "./authority/authority.js";
+import { deviceKeys } from "./challenge-keys.js";
+import { failedChallenge } from "./challenge-line.js";
+import { createChallenges } from "./challenges.js";
 import type { CloudConfig } from "./config.js";
 import { createDevices } from "./devices.js";
 import type { CloudEvent, CloudEvents } from "./events.js";
@@ -107,11 +110,12 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       heartbeatMissedMs: config.heartbeatMissedMs,
     });
     const projects = own && (await createProjects({ store: own.access, clock, random }));
+    const kernel = loadKernel();
     const sessions = await openSessions({
       clock,
       random,
       disk,
-      kernel: loadKernel(),
+      kernel,
       store,
       models,
       packages,
@@ -122,12 +126,43 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       events,
     });
     teardown.push(() => sessions.close());
-    const inbox = createInbox(disk, clock, sessions.destination);
+    const authority =
+      own &&
+      (await openAuthority({
+        dataDir: config.dataDir,
+        store: own.identities,
+        clock,
+        random,
+        rules: config.authority,
+        events,
+      }));
+    const challenges =
+      own &&
+      createChallenges({
+        isSigned: () => authority !== undefined,
+        rules: config.challenges,
+        kernel,
+        random,
+        clock,
+        wholeRound: (id) => store.wholeRound(id),
+        keysOf: deviceKeys(own.identities),
+        send: attachments.links.send,
+        events,
+        async onEnded(challenge) {
+          const { session, state } = challenge;
+          const project = sessions.sessions.status(session)?.params.project;
+          if (state === "failed") await audit?.done(failedChallenge(challenge, project));
+        },
+      });
+    teardown.push(async () => challenges?.close());
+    const { destination } = sessions;
+    const inbox = createInbox(disk, clock, challenges?.watch(destination) ?? destination);
     teardown.push(() => inbox.close());
     await sessions.resumeAll();
 
     const service = createService({
       clock,
+      answerChallenge: challenges?.answer,
       attachments,
       members: sessions.members,
       inbox,
@@ -143,21 +178,12 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       attachments.close();
       return grpc.close();
     });
-    const authority =
-      own &&
-      (await openAuthority({
-        dataDir: config.dataDir,
-        store: own.identities,
-        clock,
-        random,
-        rules: config.authority,
-        events,
-      }));
     const audit = own && createAudit(own.audit, clock, events);
     if (audit !== undefined) teardown.push(() => audit.close());
     const api = await (options.startApi ?? startApi)(config.http, {
       sessions: sessions.sessions,
       authority,
+      challenges: authority && challenges,
       access: accessOf(
         config,
         own && projects && { store: own.access, clock, random, projects },

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { challengeLimits } from "./challenge-limits.js";
 
 /** Addresses that only this machine reaches. `localhost` resolves to them by RFC 6761, 6.3. */
 const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
@@ -70,6 +71,17 @@ export const configSchema = z
             path: ["jwksUrl"],
           })
           .optional(),
+      })
+      .prefault({}),
+    /** Of gateways, to prove that devices stand behind their Partials; where there is an authority. */
+    challenges: z
+      .strictObject({
+        /** Chance that a Partial is challenged when it comes; 0 for never. */
+        rate: z.number().min(0).max(1).default(0.02),
+        /** Updates that are asked for then. */
+        updates: z.number().int().min(1).max(challengeLimits.updates).default(4),
+        /** A challenge fails for what has not come by then, in milliseconds. */
+        timeoutMs: z.number().int().min(1_000).max(604_800_000).default(3_600_000),
       })
       .prefault({}),
     log: z.enum(["text", "json"]).default("text"),

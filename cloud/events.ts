@@ -167,6 +167,37 @@ export type CloudEvent =
       serial: string;
     }
   | { level: "warn"; name: "revoked"; kind: string; who: string }
+  | {
+      level: "info";
+      name: "challenge-sent";
+      challenge: string;
+      gateway: string;
+      round: string;
+      digest: string;
+      updates: number;
+    }
+  | {
+      level: "info";
+      name: "challenge-passed";
+      challenge: string;
+      gateway: string;
+      round: string;
+      digest: string;
+      updates: number;
+      refolded: boolean;
+    }
+  | {
+      level: "error";
+      name: "challenge-failed";
+      challenge: string;
+      gateway: string;
+      round: string;
+      digest: string;
+      updates: number;
+      code: string;
+      message: string;
+    }
+  | { level: "error"; name: "challenge-unrecorded"; challenge: string; message: string }
   /** Nobody is asked for a token: there is no authority. */
   | { level: "warn"; name: "access-open" }
   | { level: "error"; name: "audit-failed"; action: string; message: string }

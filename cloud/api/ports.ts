@@ -5,6 +5,7 @@ import type { ZodTypeProvider } from "fastify-type-provider-zod";
 import type { Access } from "../access/access.js";
 import type { Audit } from "../audit/audit.js";
 import type { Authority } from "../authority/authority.js";
+import type { Challenges } from "../challenges.js";
 import type { DenylistSpread } from "../denylist.js";
 import type { CloudEvents } from "../events.js";
 import type { Models } from "../models.js";
@@ -17,6 +18,8 @@ export type ApiPorts = {
   readonly sessions: Sessions;
   /** The fleet's, where one was made. */
   readonly authority?: Authority | undefined;
+  /** Where there is an authority. */
+  readonly challenges?: Challenges | undefined;
   /** How far the fleet's denylist has come, where there is an authority. */
   readonly denylist?: DenylistSpread | undefined;
   readonly access: Access;

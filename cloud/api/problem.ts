@@ -55,6 +55,8 @@ const statuses = {
   "member-exists": 409,
   "unknown-invitation": 404,
   "invitation-ended": 409,
+  "unknown-partial": 404,
+  "unknown-challenge": 404,
   "unknown-package": 404,
   "package-exists": 409,
   "package-in-use": 409,

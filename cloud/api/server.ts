@@ -10,6 +10,7 @@ import {
 import { accessRoutes } from "./access.js";
 import { auditRoutes } from "./audit.js";
 import { authorityRoutes, publicKeyRoute } from "./authority.js";
+import { challengeRoutes } from "./challenges.js";
 import { denylistRoutes } from "./denylist.js";
 import { createErrorHandler, problemOf } from "./errors.js";
 import { fleetRoutes } from "./fleet.js";
@@ -71,6 +72,7 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
       fleetRoutes(scope, ports);
       authorityRoutes(scope, ports);
       denylistRoutes(scope, ports);
+      challengeRoutes(scope, ports);
       accessRoutes(scope, ports);
       projectRoutes(scope, ports);
       auditRoutes(scope, ports);

@@ -42,6 +42,13 @@ export type IdentityStore = {
   change<T>(body: (rows: IdentityRows) => Promise<T>): Promise<T>;
   claim(id: string): Promise<ClaimRow | undefined>;
   denials(): Promise<readonly DenialRow[]>;
+  /** Somebody enrolled, with the certificates that are on record, whatever key each is for. */
+  holder(
+    kind: Kind,
+    name: string,
+  ): Promise<
+    { readonly identity: IdentityRow; readonly certificates: readonly CertificateRow[] } | undefined
+  >;
   /** By id. */
   listClaims(page: Page<string>): Promise<Slice<ClaimRow, string>>;
   /** By id; of one state, where one is given. */
@@ -61,6 +68,15 @@ export function identityQueries({ read, write }: Sql): IdentityStore {
     change: (body) => write("durable", (query) => body(rowsOf(query))),
     claim: looking.claim,
     denials: looking.denials,
+    async holder(kind, name) {
+      const identity = await looking.identity(kind, name);
+      if (identity === undefined) return undefined;
+      const rows = await read(
+        `SELECT ${columnsOf("certificates")} FROM certificates WHERE kind = $1 AND name = $2`,
+        [kind, name],
+      );
+      return { identity, certificates: rows.map(fromRow<CertificateRow>) };
+    },
     async listClaims({ after, limit }) {
       const rows = await read(
         `SELECT ${columnsOf("claims")} FROM claims WHERE $1::text IS NULL OR id > $1

@@ -2,6 +2,7 @@ import type { Grant } from "@tributary/cloud/access/permissions.js";
 import type { InvitationView } from "@tributary/cloud/access/projects.js";
 import type { AuditLine } from "@tributary/cloud/audit/chain.js";
 import type { ClaimView, DenylistView, FleetTrust } from "@tributary/cloud/authority/authority.js";
+import type { ChallengeRequest, ChallengeView } from "@tributary/cloud/challenges.js";
 import type { SpreadView } from "@tributary/cloud/denylist.js";
 import type { SessionView } from "@tributary/cloud/session-view.js";
 import type {
@@ -83,6 +84,11 @@ export type Api = {
   audit(filter: Readonly<Record<string, string>>): AsyncGenerator<AuditLine>;
   denylist(): Promise<DenylistView>;
   denylistSpread(): Promise<SpreadView>;
+  /** Asks a gateway for signed updates behind the newest Partial that fits. */
+  challenge(request: ChallengeRequest): Promise<ChallengeView>;
+  challengeOf(id: string): Promise<ChallengeView>;
+  /** The newest first. */
+  challenges(): AsyncGenerator<ChallengeView>;
   uploadPackage(bytes: Uint8Array<ArrayBuffer>, project?: string): Promise<PackageRow>;
   packages(): AsyncGenerator<PackageRow>;
   removePackage(id: string): Promise<PackageRow>;
@@ -156,6 +162,9 @@ export function createApi(options: HttpOptions): Api {
     audit: (filter) => list("/audit", { ...filter, limit: "500" }),
     denylist: () => get("/denylist"),
     denylistSpread: () => get("/denylist/spread"),
+    challenge: (request) => post("/challenges", { json: request }),
+    challengeOf: (id) => get(`/challenges/${part(id)}`),
+    challenges: () => list("/challenges"),
     uploadPackage: (bytes, project) =>
       post(`/packages${project === undefined ? "" : `?project=${part(project)}`}`, { bytes }),
     packages: () => list("/packages"),

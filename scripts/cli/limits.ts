@@ -26,6 +26,9 @@ export const cliLimits = {
   bundleUnitLines: 20_000,
   /** Files of a data directory that it names. Further ones are counted. */
   bundleListed: 10_000,
+  /** How long a challenge's end is waited for, and between two looks. */
+  challengeWaitMs: 30_000,
+  challengeLookMs: 200,
   /** Between two looks at a session that is followed. */
   followMs: 500,
   /** While following, the cloud may be out of reach for so long: it may be starting again. */

@@ -1,5 +1,6 @@
 import { Command } from "commander";
 import { addAuditCommands } from "./audit.js";
+import { addChallengeCommands } from "./challenge.js";
 import { addCheck } from "./check.js";
 import { addClaimCommands } from "./claim.js";
 import { addCompletion } from "./completion.js";
@@ -87,6 +88,7 @@ export function createProgram(world: World, version: string): Command {
   addProjectCommands(group("project", "make projects, give them sites, invite members"), world);
   addAuditCommands(group("audit", "list, export and verify the audit log"), world);
   addDenylist(program, world);
+  addChallengeCommands(group("challenge", "have gateways prove their Partials"), world);
   addFlash(program, world, version);
   addCheck(program, world);
   addSupportBundle(program, world, version);
