@@ -7,6 +7,7 @@ import { type Refusal, refuse } from "@tributary/proto/wire/verdict.js";
 import type { z } from "zod";
 import type { DeviceHandlers, DeviceLink } from "./broker.js";
 import type { DenylistCarriers } from "./denylist-carriers.js";
+import type { DeviceEnrol, Petitioner } from "./device-enrol.js";
 import type { DeviceRegistry } from "./devices.js";
 import type { Drops } from "./drops.js";
 import type { GatewayEvents } from "./events.js";
@@ -27,6 +28,8 @@ export type Destinations = {
   readonly publications: Publications;
   /** Undefined where the gateway belongs to no fleet. */
   readonly carriers: DenylistCarriers | undefined;
+  /** Left out where the gateway belongs to no fleet. */
+  readonly enrol?: DeviceEnrol | undefined;
   readonly replies: Replies;
   readonly drops: Drops;
   readonly events: GatewayEvents;
@@ -93,9 +96,15 @@ export function createInbound(): Inbound {
         if (message.ok) decline(at, device, message.header);
         return message.ok ? undefined : message;
       }
+      case "renew": {
+        if (at.enrol === undefined)
+          return refuse("unknown-kind", "this gateway belongs to no fleet that certifies anybody");
+        const send: Petitioner["send"] = (answer, message) => at.link.send(device, answer, message);
+        at.enrol.take({ device, claim: undefined, send }, kind, bytes);
+        return undefined;
+      }
       case "enrol":
-      case "renew":
-        return refuse("unknown-kind", "nobody is enrolled on this connection");
+        return refuse("unknown-kind", "a connection to enrol begins with a claim");
       case "denylist": {
         const message = decodeEnvelope(upSchemas.denylist, bytes, wire.upHeaderBytes);
         if (!message.ok) return message;
@@ -129,6 +138,7 @@ export function createInbound(): Inbound {
         to.carriers?.disconnected(device);
         to.rounds.deviceDisconnected(device);
       },
+      onPetition: (petitioner, asks, bytes) => to?.enrol?.take(petitioner, asks, bytes),
       onRefused: (device, reason, detail) => to?.drops.note(device, reason, detail),
     },
     keyOf: (device) => keys.get(device),
