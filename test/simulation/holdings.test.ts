@@ -41,6 +41,8 @@ function serviceThat(answers: PartialState["receipt"]): Service {
       for await (const _ of messages);
       return answer();
     },
+    enrol: unused,
+    answerChallenge: unused,
   };
 }
 

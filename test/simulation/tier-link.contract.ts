@@ -43,6 +43,8 @@ const nothing: Service = {
   fetchModel: unused,
   openPartial: unused,
   sendPartial: unused,
+  enrol: unused,
+  answerChallenge: unused,
 };
 
 const ping = (sequence: number): AttachRequest => ({
