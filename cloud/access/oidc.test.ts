@@ -45,7 +45,8 @@ async function startProvider() {
       },
     },
   });
-  server.on("request", provider.callback());
+  const answer = provider.callback();
+  server.on("request", (request, response) => void answer(request, response));
   return {
     issuer,
     privateKey,

@@ -132,7 +132,10 @@ function auditRoutes(api: Api, { clock }: ApiPorts, audit: NonNullable<ApiPorts[
     request.pending = null;
     const refused = reply.statusCode >= 400;
     if (refused && (changes(request) || [401, 403].includes(reply.statusCode)))
-      await audit.refused(entryOf(request, code ?? `${reply.statusCode}`, clock.nowMs()));
+      await audit.refused({
+        ...entryOf(request, code ?? `${reply.statusCode}`, clock.nowMs()),
+        ...(left && { detail: left.detail }),
+      });
     else if (!refused && left !== undefined) await audit.done(left);
     return payload;
   });
@@ -172,7 +175,8 @@ async function projectOf(
   request: FastifyRequest,
   scope: Scope,
 ): Promise<string | undefined> {
-  const id = String(memberOf(request.params, "id") ?? "");
+  const named = memberOf(request.params, "id");
+  const id = typeof named === "string" ? named : "";
   switch (scope) {
     case "fleet":
     case "any":
@@ -192,10 +196,16 @@ async function projectOf(
     case "project":
       return id;
     case "body":
-      return String(memberOf(request.body, "project") ?? DEFAULT_PROJECT);
+      return projectIn(request.body);
     case "query":
-      return String(memberOf(request.query, "project") ?? DEFAULT_PROJECT);
+      return projectIn(request.query);
   }
+}
+
+/** As the route's schema has read it. */
+function projectIn(value: unknown): string {
+  const named = memberOf(value, "project");
+  return typeof named === "string" ? named : DEFAULT_PROJECT;
 }
 
 /** Nothing of what is there, and of whom it is. */

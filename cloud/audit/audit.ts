@@ -1,8 +1,10 @@
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
+import type { Verdict } from "@tributary/proto/wire/verdict.js";
 import type { CloudEvents } from "../events.js";
 import type { AuditStore } from "../store/audit.js";
 import type { AuditEntry } from "./chain.js";
 import { auditLimits } from "./limits.js";
+import { type PendingLine, withPending } from "./pending.js";
 
 /**
  * Who did what, and who was refused what. A change's line comes with its transaction (see `pending.ts`);
@@ -17,6 +19,11 @@ export type Audit = {
    * either way, and `audit-failed` says that the line is missing.
    */
   refused(entry: AuditEntry): Promise<void>;
+  /** Runs work that did not come by the API; its line is that of a change, or of a refusal. */
+  follow<T, C extends string>(
+    what: Pick<AuditEntry, "actor" | "action" | "target">,
+    work: () => Promise<Verdict<T, C>>,
+  ): Promise<Verdict<T, C>>;
   list: AuditStore["list"];
   /** Puts down what was only counted. */
   close(): Promise<void>;
@@ -41,8 +48,19 @@ export function createAudit(store: AuditStore, clock: Clock, events: CloudEvents
     const detail = { ...entry.detail, times: `${times}` };
     await append({ ...entry, atMs: clock.nowMs(), detail });
   };
-  return {
+  const audit: Audit = {
     done: (entry) => store.append(entry),
+    async follow(what, work) {
+      const entry = { ...what, atMs: clock.nowMs(), project: null, outcome: "done", detail: {} };
+      const pending: PendingLine = { entry };
+      const result = await withPending(pending, work);
+      const left = pending.entry;
+      // What goes on after the answer is nobody's any more.
+      pending.entry = undefined;
+      if (!result.ok) await audit.refused({ ...(left ?? entry), outcome: result.code });
+      else if (left !== undefined) await audit.done(left);
+      return result;
+    },
     async refused(given) {
       const { actor, action, outcome } = given;
       const own = `${actor}\n${action}\n${outcome}`;
@@ -63,4 +81,5 @@ export function createAudit(store: AuditStore, clock: Clock, events: CloudEvents
       for (const key of [...repeats.keys()]) await end(key);
     },
   };
+  return audit;
 }

@@ -1,5 +1,6 @@
 import type { Grant } from "@tributary/cloud/access/permissions.js";
 import type { InvitationView } from "@tributary/cloud/access/projects.js";
+import type { Alarm } from "@tributary/cloud/alarms.js";
 import type { AuditLine } from "@tributary/cloud/audit/chain.js";
 import type { ClaimView, DenylistView, FleetTrust } from "@tributary/cloud/authority/authority.js";
 import type { ChallengeRequest, ChallengeView } from "@tributary/cloud/challenges.js";
@@ -42,7 +43,7 @@ export type Api = {
   rounds(session: string): AsyncGenerator<RoundRow>;
   /** Receipted contributions and what became of them, by round and device. */
   contributions(session: string): AsyncGenerator<ContributionRow>;
-  importModel(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<ModelRow>;
+  importModel(name: string, bytes: Uint8Array<ArrayBuffer>, project?: string): Promise<ModelRow>;
   /** The newest first. */
   models(filter: { readonly session?: string }): AsyncGenerator<ModelRow>;
   model(id: string): Promise<ModelRow>;
@@ -84,6 +85,8 @@ export type Api = {
   audit(filter: Readonly<Record<string, string>>): AsyncGenerator<AuditLine>;
   denylist(): Promise<DenylistView>;
   denylistSpread(): Promise<SpreadView>;
+  /** The newest first. */
+  alarms(): Promise<readonly Alarm[]>;
   /** Asks a gateway for signed updates behind the newest Partial that fits. */
   challenge(request: ChallengeRequest): Promise<ChallengeView>;
   challengeOf(id: string): Promise<ChallengeView>;
@@ -129,7 +132,11 @@ export function createApi(options: HttpOptions): Api {
     sessions: () => list("/sessions"),
     rounds: (session) => list(`/sessions/${part(session)}/rounds`),
     contributions: (session) => list(`/sessions/${part(session)}/contributions`),
-    importModel: (name, bytes) => post(`/models?name=${part(name)}`, { bytes }),
+    importModel: (name, bytes, project) =>
+      post(
+        `/models?name=${part(name)}${project === undefined ? "" : `&project=${part(project)}`}`,
+        { bytes },
+      ),
     models: (filter) => list("/models", filter),
     model: (id) => get(`/models/${part(id)}`),
     trail: (id) => list(`/models/${part(id)}/trail`),
@@ -162,6 +169,7 @@ export function createApi(options: HttpOptions): Api {
     audit: (filter) => list("/audit", { ...filter, limit: "500" }),
     denylist: () => get("/denylist"),
     denylistSpread: () => get("/denylist/spread"),
+    alarms: () => firstOf(list<Alarm>("/alarms")),
     challenge: (request) => post("/challenges", { json: request }),
     challengeOf: (id) => get(`/challenges/${part(id)}`),
     challenges: () => list("/challenges"),

@@ -96,12 +96,17 @@ function addTransfers(model: Command, world: World): void {
     .description("give the cloud a safetensors file as a first model")
     .argument("<file>", "a safetensors file of float32 tensors")
     .requiredOption("--name <name>", "the model becomes <name>.0")
+    .option("--project <id>", "the project that it is for; default: default")
     .action(async (file: string, _options: unknown, command: Command) => {
-      const options = command.optsWithGlobals<GlobalOptions & { name: string }>();
+      const options = command.optsWithGlobals<GlobalOptions & { name: string; project?: string }>();
       const content = await readFile(file).catch((error: unknown) => {
         throw usageFailure(`cannot read ${file}: ${reasonOf(error)}`);
       });
-      const imported = await apiOf(world, options).importModel(options.name, content);
+      const imported = await apiOf(world, options).importModel(
+        options.name,
+        content,
+        options.project,
+      );
       show(
         world,
         options,

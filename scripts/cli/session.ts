@@ -14,6 +14,7 @@ import { apiOf, type GlobalOptions, show, type World } from "./world.js";
 const paramOptions = [
   { flags: "--name <id>", path: "name", help: "the session's id" },
   { flags: "--initial-model <id>", path: "initialModel", help: "model of the first round" },
+  { flags: "--project <id>", path: "project", help: "its project; default: default" },
   { flags: "--rounds <n>", path: "rounds", help: "training rounds" },
   { flags: "--deadline-ms <n>", path: "deadlineMs", help: "longest time of a round" },
   { flags: "--site-quorum <n>", path: "siteQuorum", help: "updates that a site needs" },
