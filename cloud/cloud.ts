@@ -13,6 +13,7 @@ import { type Access, createAccess, openAccess } from "./access/access.js";
 import { createProvider } from "./access/oidc.js";
 import type { AccessPorts } from "./access/ports.js";
 import { createProjects } from "./access/projects.js";
+import { openAlarms } from "./alarms.js";
 import { startApi } from "./api/server.js";
 import { createAudit } from "./audit/audit.js";
 import { type Authority, openAuthority } from "./authority/authority.js";
@@ -93,9 +94,11 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     const devices = createDevices(clock, fleet.devices);
     const record = createFleetRecord(store, clock, gateways, devices, options.events);
     teardown.push(() => record.close());
+    const alarms = await openAlarms(store, clock);
     const events = (event: CloudEvent) => {
       options.events(event);
       record.record(event);
+      alarms.note(event);
     };
 
     const attachments = createAttachments({
@@ -183,6 +186,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     const api = await (options.startApi ?? startApi)(config.http, {
       sessions: sessions.sessions,
       authority,
+      alarms,
       challenges: authority && challenges,
       access: accessOf(
         config,

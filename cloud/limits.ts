@@ -54,6 +54,13 @@ export const limits = {
   /** A gateway that is attached and has not taken a new denylist after so long is reported, in milliseconds. */
   denylistLateMs: 30_000,
 
+  /** Alarms at a time; the one that was raised longest ago is left out. */
+  alarms: 256,
+  /** An alarm that was not raised again for so long is over, in milliseconds. */
+  alarmMs: 24 * 60 * 60_000,
+  /** The newest events in the store, which tell a cloud that starts what lasts. */
+  alarmEvents: 1_000,
+
   /** Events that wait for the store. Further ones are only written to the log. */
   eventBacklog: 10_000,
 } as const;

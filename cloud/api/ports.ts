@@ -4,6 +4,7 @@ import type { FastifyBaseLogger, FastifyInstance, RawServerDefault } from "fasti
 import type { ZodTypeProvider } from "fastify-type-provider-zod";
 import type { Access } from "../access/access.js";
 import type { Audit } from "../audit/audit.js";
+import type { Alarms } from "../alarms.js";
 import type { Authority } from "../authority/authority.js";
 import type { Challenges } from "../challenges.js";
 import type { DenylistSpread } from "../denylist.js";
@@ -20,6 +21,8 @@ export type ApiPorts = {
   readonly authority?: Authority | undefined;
   /** Where there is an authority. */
   readonly challenges?: Challenges | undefined;
+  /** What somebody should look at; undefined where nobody notes it. */
+  readonly alarms?: Alarms | undefined;
   /** How far the fleet's denylist has come, where there is an authority. */
   readonly denylist?: DenylistSpread | undefined;
   readonly access: Access;

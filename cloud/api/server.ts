@@ -9,6 +9,7 @@ import {
 } from "fastify-type-provider-zod";
 import { accessRoutes } from "./access.js";
 import { auditRoutes } from "./audit.js";
+import { alarmRoutes } from "./alarms.js";
 import { authorityRoutes, publicKeyRoute } from "./authority.js";
 import { challengeRoutes } from "./challenges.js";
 import { denylistRoutes } from "./denylist.js";
@@ -72,6 +73,7 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
       fleetRoutes(scope, ports);
       authorityRoutes(scope, ports);
       denylistRoutes(scope, ports);
+      alarmRoutes(scope, ports);
       challengeRoutes(scope, ports);
       accessRoutes(scope, ports);
       projectRoutes(scope, ports);

@@ -20,7 +20,8 @@ export function addGatewayImport(gateway: Command, world: World): void {
       "after",
       `
 The gateway checks the signature and the sequence itself. One that runs takes it
-at once; one that does not, when it starts. Run it as the gateway's own user, or root.`,
+at once; one that does not, when it starts.
+Run it as the gateway's own user, or as root.`,
     )
     .action(async (file: string, _options: unknown, command: Command) => {
       const options = command.optsWithGlobals<ImportOptions>();

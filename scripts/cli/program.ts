@@ -1,4 +1,5 @@
 import { Command } from "commander";
+import { addAlarms } from "./alarms.js";
 import { addAuditCommands } from "./audit.js";
 import { addChallengeCommands } from "./challenge.js";
 import { addCheck } from "./check.js";
@@ -90,6 +91,7 @@ export function createProgram(world: World, version: string): Command {
   addDenylist(program, world);
   addChallengeCommands(group("challenge", "have gateways prove their Partials"), world);
   addFlash(program, world, version);
+  addAlarms(program, world);
   addCheck(program, world);
   addSupportBundle(program, world, version);
   addCompletion(program, world);

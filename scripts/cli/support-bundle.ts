@@ -163,6 +163,7 @@ async function cloudParts(world: World, options: BundleOptions): Promise<Part[]>
     await listed("gateways.json", () => firstOf(api.gateways())),
     await listed("sessions.json", () => firstOf(api.sessions())),
     await listed("denylist.json", () => api.denylistSpread()),
+    await listed("alarms.json", () => api.alarms()),
   ];
 }
 
