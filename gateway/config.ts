@@ -118,7 +118,7 @@ const signedUpdatesSchema = z
       .number()
       .int()
       .min(0)
-      .default(256 * MIB),
+      .default(1024 * MIB),
     /** A round goes when its newest update is so old, in milliseconds. */
     keepMs: z
       .number()

@@ -271,6 +271,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       (await openSignedUpdates({
         ...config.signedUpdates,
         disk,
+        fits: (bytes) => kept.fits(bytes),
         logicalMs: () => time.logicalMs(),
         events,
       }));

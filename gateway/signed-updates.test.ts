@@ -22,6 +22,7 @@ function stage(changes: Partial<SignedUpdatesOptions> = {}, disk: MemoryDisk = m
     disk,
     budgetBytes: 1_000_000,
     keepMs: 7 * DAY_MS,
+    fits: () => true,
     logicalMs: () => time.nowMs,
     events: (event: { name: string; round?: string; reason?: string }) =>
       void said.push([event.name, event.round, event.reason].filter(Boolean).join(" ")),
@@ -100,6 +101,20 @@ describe("signed updates", () => {
     assert.equal(said.filter((line) => line === "signed-updates-full s.10").length, 1);
     assert.ok(await kept.read("s.10", "d0"));
     assert.equal(await kept.read("s.10", "d8"), undefined);
+    await kept.close();
+  });
+
+  it("are not kept where the disk has no room to spare", async () => {
+    let free = true;
+    const { open, said } = stage({ fits: () => free });
+    const kept = await open();
+    const [a, b] = [signed("s.1", "a"), signed("s.1", "b")];
+    await kept.keep("a", a.begin, a.payload);
+    free = false;
+    await kept.keep("b", b.begin, b.payload);
+    assert.ok(await kept.read("s.1", "a"));
+    assert.equal(await kept.read("s.1", "b"), undefined);
+    assert.deepEqual(said, ["signed-updates-full s.1"]);
     await kept.close();
   });
 

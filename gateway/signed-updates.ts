@@ -42,6 +42,8 @@ export type SignedUpdatesOptions = {
   readonly budgetBytes: number;
   /** A round goes when its newest update is so old. */
   readonly keepMs: number;
+  /** Whether so many bytes more leave the rest of the disk what is its own. */
+  readonly fits: (bytes: number) => boolean;
   readonly logicalMs: () => number;
   readonly events: GatewayEvents;
 };
@@ -72,7 +74,7 @@ type Kept = {
 
 /** Finds what an earlier run kept; what a crash cut off at a file's end goes. */
 export async function openSignedUpdates(options: SignedUpdatesOptions): Promise<SignedUpdates> {
-  const { disk, budgetBytes, keepMs, logicalMs, events } = options;
+  const { disk, budgetBytes, keepMs, fits, logicalMs, events } = options;
   /** By round, the oldest first. */
   const rounds = new Map<string, Kept>();
   let bytes = 0;
@@ -115,7 +117,7 @@ export async function openSignedUpdates(options: SignedUpdatesOptions): Promise<
       const isFull = bytes + more > budgetBytes || rounds.size > limits.signedRounds;
       if (isFull && kept.round !== current) await drop(kept, "room");
     }
-    return bytes + more <= budgetBytes;
+    return bytes + more <= budgetBytes && fits(more);
   }
 
   async function write(device: string, begin: Begin, payload: Uint8Array): Promise<void> {
