@@ -46,8 +46,14 @@ export function createTokens({ authority, store, clock, random }: AccessPorts): 
         exp,
       });
       return store.change(async (rows) => {
-        // A token speaks for its subject: who makes one hands over what the subject is a member of, too.
-        const held = subject === by.subject ? [] : await rows.memberships(subject);
+        // A token speaks for its subject: who makes one hands over what that has besides.
+        const held =
+          subject === by.subject
+            ? []
+            : [
+                ...(await rows.memberships(subject)),
+                ...(await rows.rolesOf(subject, clock.nowMs())),
+              ];
         const refused = givingRefusal(by, subject, [...roles, ...held]);
         if (refused !== undefined) return refused;
         const count = await rows.sweepTokens(clock.nowMs() - accessLimits.endedKeptMs);

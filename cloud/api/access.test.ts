@@ -212,6 +212,9 @@ describe("people and programs", () => {
     const steward = await secured.token([{ project: "*", role: "steward" }]);
     const forged = { name: "boss", subject: "boss", roles: [] };
     await refused(secured.ask("POST", "/tokens", steward, forged), 403, "forbidden");
+    // Nor of one that is an owner by a token: he would take that from him.
+    const owning = { name: "ada", subject: "ada", roles: [] };
+    await refused(secured.ask("POST", "/tokens", steward, owning), 403, "forbidden");
     await refused(
       secured.ask("POST", "/projects/*/members/remove", steward, { subject: "user:boss" }),
       403,

@@ -1,3 +1,4 @@
+import type { Grant } from "../access/permissions.js";
 import type { InvitationRow, MemberRow, ProjectRow, SiteRow, TokenRow } from "./access-rows.js";
 import { selectModels } from "./models.js";
 import type { ModelRow, ModelState } from "./rows.js";
@@ -11,6 +12,8 @@ export type AccessRows = {
   token(id: string): Promise<TokenRow | undefined>;
   /** Adds or replaces. */
   saveToken(token: TokenRow): Promise<void>;
+  /** The roles of all tokens of a subject that are good at a time. */
+  rolesOf(subject: string, atMs: number): Promise<readonly Grant[]>;
   /** Removes tokens that ended before a time; resolves to how many are left. */
   sweepTokens(endedBeforeMs: number): Promise<number>;
   project(id: string): Promise<ProjectRow | undefined>;
@@ -137,6 +140,12 @@ function rowsOf(query: Query): AccessRows {
   return {
     token: (id) => one("tokens", "id = $1", [id]),
     saveToken: (token) => save("tokens", "id", token),
+    async rolesOf(subject, atMs) {
+      const statement = `SELECT ${columnsOf("tokens")} FROM tokens
+         WHERE subject = $1 AND state = 'active' AND expires_at_ms > $2`;
+      const rows = await query(statement, [subject, atMs]);
+      return rows.map(fromRow<TokenRow>).flatMap(({ roles }) => roles);
+    },
     sweepTokens: (endedBeforeMs) => sweep("tokens", endedBeforeMs),
     project: (id) => one("projects", "id = $1", [id]),
     countProjects: () => count("projects", "true"),

@@ -1,9 +1,15 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { get as plainGet } from "node:http";
+import { get as secureGet } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { runCloud } from "@tributary/cloud/main.js";
+import { readClaim } from "@tributary/proto/identity/claim.js";
+import { keyToPem, makeKey } from "@tributary/proto/identity/keys.js";
+import { writeRequest } from "@tributary/proto/identity/request.js";
+import { createHttp } from "./http.js";
 import { runHere } from "./testing/command.js";
 import { ownerOf, urlOf } from "./testing/owner.js";
 
@@ -113,6 +119,10 @@ test("the audit log is listed, exported and verified; a tampered line is found",
   const live = await as("ada", "audit", "verify");
   assert.match(live.stdout, /^\d+ lines hold\n\d+:[0-9a-f]{64}\n$/);
   const known = live.stdout.split("\n")[1] ?? "";
+  const auditor = await as("ada", "token", "create", "--name", "A", "--role", "red:auditor");
+  await login("auditor", auditor.stdout.trimEnd());
+  const partly = await as("auditor", "audit", "verify");
+  assert.deepEqual([partly.code, /takes the whole log/.test(partly.stderr)], [1, true]);
   const out = join(dir, "audit.jsonl");
   const exported = await as("ada", "audit", "export", "--out", out);
   assert.equal(exported.code, 0, exported.stderr);
@@ -141,6 +151,35 @@ test("the audit log is listed, exported and verified; a tampered line is found",
   });
   assert.match(nonsense.stderr, /line 1 of the audit log is altered/);
   assert.equal((await runHere(["audit", "verify", join(dir, "none")])).code, 64);
+});
+
+test("a gateway's certificate is no user's: it opens nothing", async () => {
+  const scope = ["--kind", "gateway", "--name", "north-1", "--site", "north"];
+  const claim = (await as("ada", "claim", "create", ...scope)).stdout.trimEnd();
+  const key = makeKey("ES256");
+  const nonce = "0123456789abcdef";
+  const who = { kind: "gateway", name: "north-1", site: "north" } as const;
+  const asked = { ...who, claim: readClaim(claim)?.id ?? "", nonce, iat: 1 };
+  const request = await writeRequest(asked, key);
+  const ca = readFileSync(anchors(), "utf8");
+  const http = createHttp({ url, credentials: async () => ({ anchors: [ca] }) });
+  const json = { claim, request };
+  const grant = (await http.call({ method: "POST", path: "/enrolments", json })) as {
+    certificate: string;
+  };
+  assert.match(grant.certificate, /BEGIN CERTIFICATE/);
+  const status = await new Promise((resolve, reject) => {
+    const shown = {
+      cert: grant.certificate,
+      key: keyToPem(key),
+      ca,
+      checkServerIdentity: () => undefined,
+    };
+    const target = `${url}/api/v1/sessions`;
+    const sent = url.startsWith("https:") ? secureGet(target, shown) : plainGet(target);
+    sent.on("response", (response) => resolve(response.resume().statusCode)).on("error", reject);
+  });
+  assert.equal(status, 401);
 });
 
 test("a token is not shown in the clear to another machine", async () => {
