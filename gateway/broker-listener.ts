@@ -1,4 +1,4 @@
-import { constants, X509Certificate } from "node:crypto";
+import { constants, type X509Certificate } from "node:crypto";
 import { createServer, type Server, type Socket } from "node:net";
 import {
   createServer as createTlsServer,
@@ -6,8 +6,8 @@ import {
   type TLSSocket,
   type Server as TlsServer,
 } from "node:tls";
+import { shownCertificates } from "@tributary/proto/tier/peer.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { limits as wire } from "@tributary/proto/wire/limits.js";
 import type { Addresses, Visit } from "./addresses.js";
 import type { DropReason } from "./drops.js";
 import type { GatewayIdentity } from "./identity.js";
@@ -136,13 +136,7 @@ const dates = ["CERT_HAS_EXPIRED", "CERT_NOT_YET_VALID"];
 
 /** The certificates that a peer showed; undefined when they are none of an authority that we trust. */
 function shownBy(socket: TLSSocket): readonly X509Certificate[] | undefined {
-  const shown: X509Certificate[] = [];
-  let at = socket.getPeerCertificate(true);
-  while (at?.raw !== undefined && shown.length <= wire.certificates) {
-    shown.push(new X509Certificate(at.raw));
-    if (at.issuerCertificate === undefined || at.issuerCertificate === at) break;
-    at = at.issuerCertificate;
-  }
+  const shown = shownCertificates(socket);
   const objection = socket.authorized ? undefined : String(socket.authorizationError);
   if (shown.length > 0 && objection !== undefined && !dates.includes(objection)) return undefined;
   return shown;

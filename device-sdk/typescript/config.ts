@@ -4,16 +4,34 @@ import { z } from "zod";
 import { limits } from "./limits.js";
 import { packageRulesSchema } from "./packages.js";
 
+const brokerPattern = /^mqtts?:\/\/(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/;
+/** Addresses that only this machine reaches. `localhost` resolves to them by RFC 6761, 6.3. */
+const loopback = /^mqtt:\/\/(127(\.\d{1,3}){3}|\[::1\]|localhost):/;
+
+/** Whether devices of a config have an identity: in the clear there is nothing to show one by. */
+export function isSecure({ gateway }: { readonly gateway: string }): boolean {
+  return gateway.startsWith("mqtts:");
+}
+
 const optionsSchema = z.record(z.string(), z.unknown());
 
 /** What stands in a device's config file. Paths are relative to the file. */
 export const configSchema = z
   .strictObject({
     site: idSchema,
-    /** The gateway's broker. */
-    gateway: z.string().regex(/^mqtt:\/\/(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, {
-      message: "must be mqtt://host:port",
+    /** The gateway's broker: over `mqtts` as an enrolled device, over `mqtt` as whoever it says. */
+    gateway: z.string().regex(brokerPattern, {
+      message: "must be mqtts://host:port, or mqtt://host:port for a gateway on this machine",
     }),
+    /** A file with the claim that a device without an identity enrols with. It is deleted after that. */
+    claimFile: z.string().min(1).optional(),
+    /** What is shown of the identity: a certificate, or a token, for what cannot show one in TLS. */
+    credential: z.enum(["certificate", "token"]).default("certificate"),
+    /**
+     * Lets `mqtt` leave this machine: whoever is on the way can read and change what is said, and be the
+     * gateway. For a network that is trusted as a whole, and for trials.
+     */
+    insecure: z.boolean().default(false),
     /** One device, or a list of them in one process: a box with several sensors, a simulation. */
     device: idSchema.optional(),
     devices: z
@@ -47,6 +65,17 @@ export const configSchema = z
     log: z.enum(["text", "json"]).default("text"),
   })
   .superRefine((config, issues) => {
+    const issue = (path: string, message: string): void =>
+      issues.addIssue({ code: "custom", path: [path], message });
+    if (!isSecure(config) && !config.insecure && !loopback.test(config.gateway))
+      issue(
+        "gateway",
+        "must be mqtts://host:port: mqtt goes over a network in the clear, which only `insecure: true` allows",
+      );
+    if (isSecure(config) && config.dataDir === undefined)
+      issue("dataDir", "is needed for mqtts: a device keeps its identity there");
+    if (!isSecure(config) && config.claimFile !== undefined)
+      issue("claimFile", "serves to enrol, which needs a gateway at mqtts://host:port");
     if (config.trainer === undefined && config.packages.signers.length === 0)
       issues.addIssue({
         code: "custom",

@@ -12,6 +12,9 @@ import { openAudit } from "./audit.js";
 import { type CarriedListOptions, openCarriedList } from "./denylist.js";
 import type { DeviceEvent, ReportedEvent } from "./events.js";
 import { createFetcher } from "./fetch.js";
+import type { DeviceIdentity } from "./identity.js";
+import { createRenewal } from "./identity-renewal.js";
+import { createWay } from "./identity-way.js";
 import {
   type DeviceLink,
   type LinkOptions,
@@ -34,8 +37,12 @@ const SDK = "typescript/0.1.0";
 export type DeviceOptions = {
   readonly device: string;
   readonly site: string;
-  /** The gateway's broker: mqtt://host:port */
+  /** The gateway's broker: mqtts://host:port for a device with an identity, mqtt://host:port for one without. */
   readonly gateway: string;
+  /** Who the device is, once it is enrolled (`enrol.ts`): for TLS, and to sign its updates. */
+  readonly identity?: DeviceIdentity;
+  /** What it shows of it: its certificate, or its token where TLS can show none. */
+  readonly credential?: "certificate" | "token";
   readonly trainer: Trainer;
   /** Which packages may run here in the trainer's place, and with what; by default none. */
   readonly packages?: PackageRules;
@@ -100,7 +107,8 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
   // A message that may be lost: whoever waits for its answer sends it again.
   const send: Send = (kind, header) => void publish(kind, header).catch(() => {});
 
-  const { trust } = options;
+  const { identity } = options;
+  const trust = options.trust ?? identity;
   const carried = trust && (await openCarriedList({ disk, trust, publish, report }));
   const models = await openModels(disk, storageFailed);
   const packages = await openPackages({
@@ -135,9 +143,17 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
   });
   const performer = createPerformer({
     ...{ device, fetcher, runner, slot, audit, sender, send, clock, random, report, dispatch },
-    key: options.key ?? (() => undefined),
+    key: options.key ?? (() => identity?.key),
   });
-  const onMessage = createReceiver({ fetcher, clock, send, report, dispatch, carried });
+  const renewal = identity && createRenewal({ identity, send, clock, random, report });
+  const onMessage = createReceiver({ fetcher, clock, send, report, dispatch, carried, renewal });
+  const way =
+    identity &&
+    createWay({
+      ...{ url: options.gateway, identity, clock, random, report },
+      credential: options.credential ?? "certificate",
+      isVoid: (kind, name, givenAt) => carried?.isVoid(kind, name, givenAt) ?? false,
+    });
 
   const restore = async (): Promise<string | undefined> => {
     const read = await slot.read();
@@ -166,9 +182,10 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
         ...(carried && { denylist: carried.sequence }),
       });
       link = openLink({
-        ...{ url: options.gateway, site, device, clock, random, hello, onMessage },
+        ...{ url: options.gateway, way, site, device, clock, random, hello, onMessage },
         ...announceLink(report, (online, welcome) => {
           carried?.welcomed(welcome?.denylist);
+          renewal?.setOnline(online);
           fetcher.setOnline(online);
           dispatch({ on: online ? "link-up" : "link-down" });
         }),
@@ -180,9 +197,11 @@ export async function createDevice(options: DeviceOptions): Promise<Device> {
       performer.close();
       sender.stop();
       fetcher.abort();
+      renewal?.close();
       await link?.close();
       await runner.close();
       await Promise.all([slot.settled(), models.settled(), packages.settled(), carried?.settled()]);
+      await renewal?.settled();
       await lock?.release();
       report({ level: "info", name: "stopped" });
     },

@@ -9,6 +9,11 @@ type Of<Level extends string, Name extends string, Fields = object> = {
 export type DeviceEvent =
   | Of<"info", "started", { model?: string; held?: string }>
   | Of<"info", "stopped">
+  | Of<"info", "enrolled", { fleet: string; endsMs: number }>
+  | Of<"warn", "enrolment-waits", { code: string; message: string; retryMs: number }>
+  | Of<"error", "enrolment-failed", { code: string; message: string }>
+  | Of<"info", "renewed", { endsMs: number }>
+  | Of<"warn", "renewal-failed", { code: string; message: string; endsMs: number }>
   | Of<"info", "link-up", { gateway: string }>
   | Of<"warn", "link-down", { reason: string; retryMs?: number }>
   | Of<"warn", "message-refused", { kind: string; code: Code; message: string }>

@@ -41,6 +41,15 @@ export const limits = {
   attributesMs: 3_000,
   /** The wait, at close, for a trainer to come back after its signal. Then it is left behind. */
   closeMs: 5_000,
+  /** From the connection that asks for a certificate to the answer; then it is given up. */
+  petitionMs: 20_000,
+  /** Between attempts to enrol, and to renew: full jitter up to a cap. */
+  enrolBackoff: { baseMs: 1_000, capMs: 60_000 },
+  renewalBackoff: { baseMs: 30_000, capMs: 15 * 60_000 },
+  /** Between two looks whether the certificate is to be renewed, for clocks are set. */
+  renewalLookMs: 60 * 60_000,
+  /** A gateway's certificate that ended is taken for so long: a site that is cut off cannot renew it. */
+  gatewayGraceMs: 180 * 24 * 60 * 60_000,
   /** Devices in one process. A config with more is refused. */
   devicesPerProcess: 10_000,
 } as const;

@@ -18,7 +18,8 @@ import {
   type UpKind,
   upTopic,
 } from "@tributary/proto/wire/topics.js";
-import { connect, type MqttClient } from "mqtt";
+import { connect, type IClientOptions, MqttClient } from "mqtt";
+import type { OpenWay, Way } from "./identity-way.js";
 import { limits } from "./limits.js";
 
 /** A message from the gateway, by its kind. */
@@ -52,8 +53,10 @@ export type DeviceLink = {
 export type Send = <K extends Exclude<UpKind, "chunk">>(kind: K, header: Up<K>) => void;
 
 export type LinkOptions = {
-  /** mqtt://host:port */
+  /** mqtt://host:port; not used where there is a `way`. */
   readonly url: string;
+  /** Over TLS, as who the device is enrolled as. */
+  readonly way?: OpenWay | undefined;
   readonly site: string;
   readonly device: string;
   readonly clock: Clock;
@@ -74,6 +77,8 @@ export type OpenLink = (options: LinkOptions) => DeviceLink;
 export const openMqttLink: OpenLink = (options) => {
   const { site, device, clock, random } = options;
   let client: MqttClient | undefined;
+  /** While the way is opened, before there is a client. */
+  let opening: AbortController | undefined;
   let timer: Timer | undefined;
   let attempt = 0;
   let closing = false;
@@ -108,8 +113,12 @@ export const openMqttLink: OpenLink = (options) => {
     client = undefined;
     welcomed = false;
     unacknowledged = 0;
-    timer?.cancel();
     from.end(true);
+    retry(reason);
+  };
+
+  const retry = (reason: string): void => {
+    timer?.cancel();
     if (closing) return;
     const { backoffBaseMs: baseMs, backoffCapMs: capMs } = limits;
     const retryMs = jitteredBackoff(random, attempt++, { baseMs, capMs });
@@ -131,17 +140,38 @@ export const openMqttLink: OpenLink = (options) => {
     if (first) options.onUp(message.header);
   };
 
+  const settings: IClientOptions = {
+    clientId: device,
+    clean: true,
+    protocolVersion: 4,
+    keepalive: wire.mqttKeepaliveSeconds,
+    reconnectPeriod: 0,
+    queueQoSZero: false,
+    resubscribe: false,
+    connectTimeout: limits.connectMs,
+  };
+
   const dial = (): void => {
-    const dialled = connect(options.url, {
-      clientId: device,
-      clean: true,
-      protocolVersion: 4,
-      keepalive: wire.mqttKeepaliveSeconds,
-      reconnectPeriod: 0,
-      queueQoSZero: false,
-      resubscribe: false,
-      connectTimeout: limits.connectMs,
-    });
+    const { way } = options;
+    if (way === undefined) return begin(connect(options.url, settings));
+    const attempted = new AbortController();
+    opening = attempted;
+    const isCurrent = (): boolean => opening === attempted;
+    way(attempted.signal).then(
+      (found) => {
+        if (!isCurrent()) return void found.stream.destroy();
+        opening = undefined;
+        begin(new MqttClient(() => found.stream, { ...settings, ...found.login }), found);
+      },
+      (cause: unknown) => {
+        if (!isCurrent()) return;
+        opening = undefined;
+        retry(cause instanceof Error ? cause.message : String(cause));
+      },
+    );
+  };
+
+  const begin = (dialled: MqttClient, way?: Way): void => {
     client = dialled;
     dialled.setMaxListeners(0);
     timer = clock.setTimer(limits.connectMs, () => down(dialled, "no welcome in time"));
@@ -155,7 +185,10 @@ export const openMqttLink: OpenLink = (options) => {
       dialled.subscribe([...deviceFilters(site, device)], { qos: 1 }, (error, granted) => {
         if (dialled !== client) return;
         if (error) return down(dialled, `subscribing failed: ${error.message}`);
-        if (granted?.some(({ qos }) => qos > 2)) return down(dialled, "subscribing was refused");
+        if (granted?.some(({ qos }) => qos > 2)) {
+          way?.late();
+          return down(dialled, "subscribing was refused");
+        }
         publish("hello", options.hello()).catch(() => {});
       });
     });
@@ -167,6 +200,9 @@ export const openMqttLink: OpenLink = (options) => {
     close() {
       closing = true;
       timer?.cancel();
+      const attempted = opening;
+      opening = undefined;
+      attempted?.abort();
       const last = client;
       client = undefined;
       if (last === undefined) return Promise.resolve();

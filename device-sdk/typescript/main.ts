@@ -8,6 +8,8 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import type { Verdict } from "@tributary/proto/wire/verdict.js";
 import { type ConfiguredDevice, configSchema, type DeviceConfig, devicesOf } from "./config.js";
 import { createDevice, type Device, type DeviceOptions } from "./device.js";
+import { createJoining } from "./enrol-joining.js";
+import type { DeviceIdentity } from "./identity.js";
 import { packagesOnly } from "./package-trainer.js";
 import { baseDirOf, loadTrainerModule } from "./trainer-module.js";
 
@@ -44,20 +46,28 @@ export async function runDevice(options: RunOptions): Promise<Running> {
   const config = await loadDeviceConfig(options);
   const onEvent = eventLog(config.log, systemClock(), options.write);
   const started: Device[] = [];
+  const joining = createJoining(options, config, onEvent);
   const close = async (): Promise<void> => {
+    await joining?.close();
     await Promise.all(started.map((device) => device.close()));
+  };
+  const begin = async (described: DeviceOptions, identity?: DeviceIdentity): Promise<void> => {
+    const device = await createDevice({ ...described, ...(identity && { identity }), onEvent });
+    started.push(device);
+    await device.start();
   };
   try {
     for (const own of devicesOf(config)) {
-      const device = await createDevice({ ...(await describe(options, config, own)), onEvent });
-      started.push(device);
-      await device.start();
+      const described = await describe(options, config, own);
+      if (joining === undefined) await begin(described);
+      else await joining.join(own.device, (identity) => begin(described, identity));
     }
+    joining?.all();
   } catch (error) {
     await close();
     throw error;
   }
-  return { close };
+  return { close, ...(joining && { failed: joining.failed }) };
 }
 
 /** Answers one input with the last good model that a device keeps; connects to nothing. */
@@ -86,7 +96,7 @@ export async function predictOnce(
 /** One device of the config as the options that make it. */
 async function describe(
   { file }: ConfigPlace,
-  { site, gateway, trainer, packages, dataDir, auditDir }: DeviceConfig,
+  { site, gateway, credential, trainer, packages, dataDir, auditDir }: DeviceConfig,
   { device, options, attributes }: ConfiguredDevice,
 ): Promise<DeviceOptions> {
   const base = baseDirOf(file);
@@ -99,6 +109,7 @@ async function describe(
     device,
     site,
     gateway,
+    credential,
     attributes,
     trainer: await createTrainer(options),
     packages: { ...packages, ...trainedOn },

@@ -6,6 +6,7 @@ import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import type { CarriedList } from "./denylist.js";
 import type { DeviceEvent } from "./events.js";
 import type { Fetcher } from "./fetch.js";
+import type { Renewal } from "./identity-renewal.js";
 import type { Message, Send } from "./link.js";
 import type { Input } from "./round.js";
 
@@ -17,6 +18,8 @@ export type ReceiverParts = {
   readonly dispatch: (input: Input) => void;
   /** Takes parts of denylists, where the device goes by any. */
   readonly carried?: Pick<CarriedList, "received"> | undefined;
+  /** Takes the answers to its requests, where the device is enrolled. */
+  readonly renewal?: Pick<Renewal, "enrolled" | "refused"> | undefined;
 };
 
 type Of<Kind extends Message["kind"]> = Extract<Message, { kind: Kind }>;
@@ -34,14 +37,14 @@ export function createReceiver(parts: ReceiverParts): (message: Message) => void
     refusal({ header }) {
       const { about, code, message } = header;
       if (about === "fetch") fetcher.refused(header);
+      else if (about === "renew" && parts.renewal) parts.renewal.refused(header);
       else if (about === "begin" || about === "chunk") dispatch({ on: "refusal", ...header });
       else report({ level: "warn", name: "message-refused", kind: about, code, message });
     },
     published: ({ header: { manifest, layout } }) =>
       dispatch({ on: "published", wanted: { manifest, layout } }),
     denylist: ({ header, payload }) => parts.carried?.received(header, payload),
-    // Only whoever asked for it reads it.
-    enrolled: () => {},
+    enrolled: ({ header }) => parts.renewal?.enrolled(header),
     // The link reads it: it is what makes the link up.
     welcome: () => {},
   };
