@@ -349,12 +349,14 @@ export function createSessionActor(
         else job.catch(reject);
       }),
     fleetChanged() {
-      if (fleetPending || machine.phase.kind !== "waiting") return;
-      fleetPending = true;
-      inBackground(async () => {
+      if (fleetPending) return;
+      // Judged in its turn: what a round's end is just being written by may wait for this site.
+      const run = put(async () => {
         fleetPending = false;
-        await advance({ kind: "fleet" });
+        if (machine.phase.kind === "waiting") await advance({ kind: "fleet" });
       });
+      fleetPending = run !== undefined;
+      run?.catch(breakDown);
     },
     linkChanged(gateway, attached) {
       const kind = attached ? "attached" : "detached";

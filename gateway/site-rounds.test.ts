@@ -436,6 +436,7 @@ describe("a site that has handed over", () => {
     await giveAll(devices, "mnist.1.2", [["dev-a", 5, 4]]);
     const back = await stage.reducer(reducer.port);
     back.models.set("mnist.1", file);
+    await until("it is back", () => told(gateway, "uplink-attached").length === 2);
     back.openRound(next, ["dev-a"]);
     await until("the stretch arrives", () => back.partials.length === 1);
     assertIs(back.partials[0], oracle([[["dev-a", 5, 4]]], [first.slice(0, 1)]), "mnist.1.2");
