@@ -78,9 +78,10 @@ export function createChallenges(options: ChallengesOptions): Challenges {
 
   return {
     asked(challenge) {
-      if (closed || waiting.has(challenge.id)) return;
+      if (closed) return;
       passOn(challenge);
-      if (signed === undefined || waiting.size >= limits.challenges) return;
+      const isFull = waiting.size >= limits.challenges && !waiting.has(challenge.id);
+      if (signed === undefined || isFull) return;
       waiting.set(challenge.id, challenge);
       if (answering) return;
       answering = true;
