@@ -191,7 +191,8 @@ export function simulatedLink(
       return new Promise<void>((resolve, reject) => unacknowledged.push({ resolve, reject }));
     };
     const receive = (kind: DownKind | AllKind, bytes: Uint8Array) => {
-      const schema = kind === "published" ? allSchemas[kind] : downSchemas[kind];
+      const schema =
+        kind === "published" || kind === "denylist" ? allSchemas[kind] : downSchemas[kind];
       const read = decodeEnvelope(schema, bytes, wireLimits.downHeaderBytes);
       if (!read.ok) return onUnreadable(kind, read.code, read.message);
       if (read.payload.length > wireLimits.chunkBytes)
