@@ -15,12 +15,14 @@ import type { AccessPorts } from "./access/ports.js";
 import { createProjects } from "./access/projects.js";
 import { openAlarms } from "./alarms.js";
 import { startApi } from "./api/server.js";
-import { createAudit } from "./audit/audit.js";
+import { type Audit, createAudit } from "./audit/audit.js";
 import { type Authority, openAuthority } from "./authority/authority.js";
+import { openServerIdentity, type ServerIdentity } from "./authority/server-identity.js";
 import { deviceKeys } from "./challenge-keys.js";
 import { failedChallenge } from "./challenge-line.js";
 import { createChallenges } from "./challenges.js";
-import type { CloudConfig } from "./config.js";
+import { type CloudConfig, plainListeners } from "./config.js";
+import { createDenylistSpread, type DenylistSpread } from "./denylist.js";
 import { createDevices } from "./devices.js";
 import type { CloudEvent, CloudEvents } from "./events.js";
 import { createFleetRecord, loadFleet } from "./fleet-record.js";
@@ -95,11 +97,23 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     const record = createFleetRecord(store, clock, gateways, devices, options.events);
     teardown.push(() => record.close());
     const alarms = await openAlarms(store, clock);
+    let identity: ServerIdentity | undefined;
+    let spread: DenylistSpread | undefined;
     const events = (event: CloudEvent) => {
       options.events(event);
       record.record(event);
       alarms.note(event);
+      if (event.name === "revoked") shutOut().catch(identityFailed);
     };
+    const audit = own && createAudit(own.audit, clock, events);
+    if (audit !== undefined) teardown.push(() => audit.close());
+    /** Whoever was revoked comes in no more before who is connected is cut off. */
+    const shutOut = async () => {
+      await identity?.refresh();
+      await spread?.changed();
+    };
+    const identityFailed = (error: unknown) =>
+      options.events({ level: "error", name: "server-not-renewed", message: String(error) });
 
     const attachments = createAttachments({
       clock,
@@ -109,11 +123,12 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       upstream: "cloud",
       above: () => [],
       nowMs: () => clock.nowMs(),
+      trust: () => spread?.keeper,
       heartbeatIntervalMs: config.heartbeatIntervalMs,
       heartbeatMissedMs: config.heartbeatMissedMs,
     });
-    const projects = own && (await createProjects({ store: own.access, clock, random }));
     const kernel = loadKernel();
+    const projects = own && (await createProjects({ store: own.access, clock, random }));
     const sessions = await openSessions({
       clock,
       random,
@@ -129,16 +144,6 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       events,
     });
     teardown.push(() => sessions.close());
-    const authority =
-      own &&
-      (await openAuthority({
-        dataDir: config.dataDir,
-        store: own.identities,
-        clock,
-        random,
-        rules: config.authority,
-        events,
-      }));
     const challenges =
       own &&
       createChallenges({
@@ -163,9 +168,38 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     teardown.push(() => inbox.close());
     await sessions.resumeAll();
 
+    const authority =
+      own &&
+      (await openAuthority({
+        dataDir: config.dataDir,
+        store: own.identities,
+        clock,
+        random,
+        rules: config.authority,
+        events,
+      }));
+    if (authority !== undefined) {
+      spread = await createDenylistSpread({ authority, attachments, gateways, clock, events });
+      teardown.push(async () => spread?.close());
+    }
+    if (own !== undefined)
+      identity = await openServerIdentity({
+        dataDir: config.dataDir,
+        store: own.identities,
+        rules: config.authority,
+        name: config.name,
+        hosts: config.hosts,
+        clock,
+        random,
+        events,
+      });
+    teardown.push(async () => identity?.close());
+    const plain = plainListeners(config, authority !== undefined);
+    if (config.insecure && plain.length > 0) events(insecureEvent(config, plain));
     const service = createService({
       clock,
       answerChallenge: challenges?.answer,
+      enrol: authority && ((request, claim) => passOn(authority, audit, request, claim)),
       attachments,
       members: sessions.members,
       inbox,
@@ -176,18 +210,26 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
         return packages?.open(model, digest);
       },
     });
-    const grpc = await (options.listenGrpc ?? listenGrpc)(service, config.grpc, clock, events);
+    const grpc = await (options.listenGrpc ?? listenGrpc)(
+      service,
+      config.grpc,
+      clock,
+      events,
+      identity === undefined || plain.includes("grpc")
+        ? undefined
+        : { identity, nowMs: clock.nowMs },
+    );
     teardown.push(() => {
       attachments.close();
       return grpc.close();
     });
-    const audit = own && createAudit(own.audit, clock, events);
-    if (audit !== undefined) teardown.push(() => audit.close());
     const api = await (options.startApi ?? startApi)(config.http, {
       sessions: sessions.sessions,
       authority,
+      denylist: spread,
       alarms,
       challenges: authority && challenges,
+      identity: plain.includes("http") ? undefined : identity,
       access: accessOf(
         config,
         own && projects && { store: own.access, clock, random, projects },
@@ -246,6 +288,25 @@ function accessOf(
     );
   events({ level: "warn", name: "access-open" });
   return openAccess(ports.projects);
+}
+
+/** A signing request that came over the tier link. */
+function passOn(
+  authority: Authority,
+  audit: Audit | undefined,
+  request: string,
+  claim: string | undefined,
+) {
+  const ask = () =>
+    claim === undefined ? authority.renew(request) : authority.enrol(claim, request);
+  const action = claim === undefined ? "renew by a gateway" : "enrol by a gateway";
+  return audit?.follow({ actor: "newcomer", action, target: "enrolments" }, ask) ?? ask();
+}
+
+function insecureEvent(config: CloudConfig, plain: readonly ("grpc" | "http")[]): CloudEvent {
+  const places = plain.map((one) => `${one} on ${config[one].host}`).join(" and ");
+  const message = `in the clear, for anybody on the network to read and change: ${places}`;
+  return { level: "warn", name: "insecure", message };
 }
 
 function listenFailure({ host, port }: CloudConfig["http"], cause: unknown): unknown {

@@ -1,27 +1,34 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadConfig, redact } from "@tributary/proto/host/config.js";
-import { configSchema, secretKeys } from "./config.js";
+import { configSchema, plainListeners, secretKeys } from "./config.js";
 
 const load = (env: Record<string, string>) =>
   loadConfig({ env, envPrefix: "T_", schema: configSchema });
 
 test("a data directory is enough, and everything listens on this machine alone", async () => {
   const config = await load({ T_DATA_DIR: "d" });
-  assert.deepEqual(config.grpc, { host: "127.0.0.1", port: 7443 });
-  assert.deepEqual(config.http, { host: "127.0.0.1", port: 7480 });
+  assert.deepEqual(config.grpc, { host: "127.0.0.1", port: 7443, plain: false });
+  assert.deepEqual(config.http, { host: "127.0.0.1", port: 7480, plain: false });
   assert.deepEqual(config.store, {});
 });
 
-test("an address that a network reaches is refused, with the reason", async () => {
+test("a listener in the clear is reached from a network only by an explicit setting", async () => {
   for (const host of ["0.0.0.0", "::", "10.0.0.1", "cloud.example", "127.0.0.1.example"])
-    for (const side of ["GRPC", "HTTP"])
-      await assert.rejects(
-        load({ T_DATA_DIR: "d", [`T_${side}__HOST`]: `"${host}"` }),
-        /loopback address: .* are not authenticated yet/,
-      );
-  for (const host of ["127.8.8.8", "localhost"])
-    await load({ T_DATA_DIR: "d", T_GRPC__HOST: host });
+    for (const side of ["GRPC", "HTTP"]) {
+      const config = await load({ T_DATA_DIR: "d", [`T_${side}__HOST`]: `"${host}"` });
+      assert.throws(() => plainListeners(config, false), /cloud init/);
+      assert.deepEqual(plainListeners(config, true), [], "over TLS anybody may come");
+      assert.deepEqual(plainListeners({ ...config, insecure: true }, false), ["grpc", "http"]);
+    }
+  for (const host of ["127.8.8.8", "localhost", "::1"]) {
+    const config = await load({ T_DATA_DIR: "d", T_GRPC__HOST: `"${host}"` });
+    assert.deepEqual(plainListeners(config, false), ["grpc", "http"]);
+  }
+  const behind = await load({ T_DATA_DIR: "d", T_HTTP__PLAIN: "true" });
+  assert.deepEqual(plainListeners(behind, true), ["http"]);
+  const open = await load({ T_DATA_DIR: "d", T_HTTP__PLAIN: "true", T_HTTP__HOST: "10.0.0.1" });
+  assert.throws(() => plainListeners(open, true), /leave out `plain`/);
 });
 
 test("settings that contradict each other are errors", async () => {

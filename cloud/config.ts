@@ -1,22 +1,28 @@
+import { TributaryError } from "@tributary/proto/wire/errors.js";
+import { idSchema } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
 import { challengeLimits } from "./challenge-limits.js";
 
 /** Addresses that only this machine reaches. `localhost` resolves to them by RFC 6761, 6.3. */
 const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
 
-const listen = (port: number, who: string) =>
+const listen = (port: number) =>
   z
     .strictObject({
       host: z
         .string()
-        .regex(loopback, {
-          message: `must be a loopback address: ${who} are not authenticated yet, so this may not be reachable from a network`,
-        })
+        .regex(/^[A-Za-z0-9.:-]{1,255}$/, { message: "must be an address, or a host's name" })
         .default("127.0.0.1"),
       /** 0 picks a free port. */
       port: z.number().int().min(0).max(65_535).default(port),
+      /** In the clear, although there is an authority: behind a proxy on this machine, for one. */
+      plain: z.boolean().default(false),
     })
     .prefault({});
+
+const hostSchema = z
+  .string()
+  .regex(/^[A-Za-z0-9.:-]{1,253}$/, { message: "must be a host's name or an address" });
 
 function isLoopbackUrl(url: string): boolean {
   return URL.canParse(url) && loopback.test(new URL(url).hostname.replace(/^\[|\]$/g, ""));
@@ -38,9 +44,18 @@ export const configSchema = z
     /** Everything the cloud keeps. One cloud process at a time. */
     dataDir: z.string().min(1),
     /** Where gateways connect. */
-    grpc: listen(7443, "gateways"),
+    grpc: listen(7443),
     /** The REST API. */
-    http: listen(7480, "callers"),
+    http: listen(7480),
+    /**
+     * Lets a listener in the clear be reached from a network. Whoever is there can read and change all
+     * of it: for a network that is trusted as a whole, and for trials.
+     */
+    insecure: z.boolean().default(false),
+    /** This cloud's name in its certificate, by which gateways know it. */
+    name: idSchema.default("cloud"),
+    /** Names and addresses that callers know this machine by; they stand in its certificate. */
+    hosts: z.array(hostSchema).max(16).default([]),
     store: storeSchema,
     /** Between a gateway's heartbeats. */
     heartbeatIntervalMs: z.number().int().min(100).max(60_000).default(1_000),
@@ -96,6 +111,21 @@ export const configSchema = z
   });
 
 export type CloudConfig = z.infer<typeof configSchema>;
+
+/** The listeners that are in the clear. Throws `config-invalid` where a network reaches one unasked. */
+export function plainListeners(config: CloudConfig, authority: boolean): ("grpc" | "http")[] {
+  const plain = (["grpc", "http"] as const).filter((one) => !authority || config[one].plain);
+  const open = plain.filter((one) => !loopback.test(config[one].host));
+  if (open.length === 0 || config.insecure) return plain;
+  const what = open.map((one) => `${one}.host ${config[one].host}`).join(", ");
+  const way = authority
+    ? "leave out `plain`"
+    : "make an authority with `tributary cloud init`, so that they are over TLS";
+  throw new TributaryError(
+    "config-invalid",
+    `${what}: in the clear only a loopback address is listened on; ${way}, or set insecure`,
+  );
+}
 
 /** Keys that `--print-config` does not show: a store's URL holds a password. */
 export const secretKeys = ["url"] as const;

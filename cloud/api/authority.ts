@@ -1,4 +1,5 @@
 import { namePatternSchema } from "@tributary/proto/identity/claim.js";
+import type { Grant } from "@tributary/proto/identity/grant.js";
 import { ed25519JwkSchema } from "@tributary/proto/identity/keys.js";
 import { identityLimits } from "@tributary/proto/identity/limits.js";
 import { kindSchema } from "@tributary/proto/identity/names.js";
@@ -6,7 +7,6 @@ import { idSchema } from "@tributary/proto/wire/ids.js";
 import type { FastifyReply } from "fastify";
 import { z } from "zod";
 import type { Authority } from "../authority/authority.js";
-import type { Grant } from "../authority/issuing.js";
 import { authorityLimits } from "../authority/limits.js";
 import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
 import type { Api, ApiPorts } from "./ports.js";
@@ -118,9 +118,9 @@ function enrolmentRoutes(api: Api, authority: Authority | undefined): void {
         response: { 201: grantSchema, ...problemResponses },
       },
     },
-    async ({ body: { claim, request } }, reply) => {
+    async ({ ip, body: { claim, request } }, reply) => {
       if (authority === undefined) return none(reply);
-      const enrolled = await authority.enrol(claim, request);
+      const enrolled = await authority.enrol(claim, request, ip);
       return enrolled.ok ? granted(reply, enrolled.grant) : refused(reply, enrolled);
     },
   );
@@ -136,9 +136,9 @@ function enrolmentRoutes(api: Api, authority: Authority | undefined): void {
         response: { 201: grantSchema, ...problemResponses },
       },
     },
-    async ({ body: { request } }, reply) => {
+    async ({ ip, body: { request } }, reply) => {
       if (authority === undefined) return none(reply);
-      const renewed = await authority.renew(request);
+      const renewed = await authority.renew(request, ip);
       return renewed.ok ? granted(reply, renewed.grant) : refused(reply, renewed);
     },
   );

@@ -13,6 +13,8 @@ export const apiLimits = {
   issuesShown: 20,
   /** Connections at a time. Further ones are closed. */
   connections: 256,
+  /** From a connection to the end of its TLS handshake, in milliseconds; then it is closed. */
+  handshakeMs: 10_000,
   /** Until a request has come whole, an upload included, in milliseconds; then it is ended. */
   requestMs: 30 * 60_000,
   /** A connection on which nothing moves is closed after so long, in milliseconds. */

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Clock } from "@tributary/proto/host/clock.js";
+import type { TierIdentity } from "@tributary/proto/tier/peer.js";
 import type { FastifyBaseLogger, FastifyInstance, RawServerDefault } from "fastify";
 import type { ZodTypeProvider } from "fastify-type-provider-zod";
 import type { Access } from "../access/access.js";
@@ -28,6 +29,8 @@ export type ApiPorts = {
   readonly access: Access;
   /** Undefined where the store is not SQL. */
   readonly audit?: Audit | undefined;
+  /** What the API shows over TLS; undefined where it listens in the clear. */
+  readonly identity?: TierIdentity | undefined;
   readonly store: Store;
   readonly models: Models;
   /** Undefined where the store is not SQL. */

@@ -22,6 +22,7 @@ import { packageRoutes } from "./packages.js";
 import type { Api, ApiPorts } from "./ports.js";
 import { problem, sendProblem } from "./problem.js";
 import { projectRoutes } from "./projects.js";
+import { secureServers } from "./secure.js";
 import { sessionRoutes } from "./sessions.js";
 
 const PREFIX = "/api/v1";
@@ -35,6 +36,7 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
     forceCloseConnections: "idle",
     return503OnClosing: true,
     routerOptions: { ignoreTrailingSlash: true },
+    ...(ports.identity && { serverFactory: secureServers(ports.identity) }),
     frameworkErrors(error, _request, reply) {
       sendProblem(reply, problemOf(error));
     },
@@ -49,8 +51,9 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
       problem("unknown-route", `no ${request.method} ${request.url.slice(0, 200)}`),
     ),
   );
-  api.addHook("onRequest", refuseForeign);
   guardRoutes(api, ports);
+  // After it: what is refused here is on the audit log with who asked.
+  api.addHook("onRequest", ports.identity === undefined ? refuseForeign : refuseForeignOrigin);
   await api.register(swagger, {
     openapi: {
       openapi: "3.1.0",
@@ -106,8 +109,16 @@ const describeRoute: typeof jsonSchemaTransform = (route) => {
 
 const LOOPBACK_HOST = /^(127(\.\d{1,3}){3}|\[::1\]|localhost)(:\d{1,5})?$/i;
 
+/** Over TLS a name that is not this cloud's does not get so far; a page of another origin might. */
+async function refuseForeignOrigin(request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+  const { host, origin } = request.headers;
+  return origin !== undefined && origin !== `https://${host}`
+    ? sendProblem(reply, problem("foreign-origin", "requests of other origins are refused"))
+    : undefined;
+}
+
 /**
- * Callers are not authenticated, so a page in a browser on this machine may not reach the API: not
+ * In the clear callers are not authenticated, so a page in a browser on this machine may not reach the API: not
  * from another origin, and not through a name that its owner points at this machine.
  */
 async function refuseForeign(request: FastifyRequest, reply: FastifyReply): Promise<unknown> {

@@ -8,6 +8,7 @@ import { createManualClock } from "@tributary/proto/host/clock.js";
 import { systemRandom } from "@tributary/proto/host/random.js";
 import { anchorOf, claimText, readClaim } from "@tributary/proto/identity/claim.js";
 import { denials, readDenylist } from "@tributary/proto/identity/denylist.js";
+import type { Grant } from "@tributary/proto/identity/grant.js";
 import { createKeyring } from "@tributary/proto/identity/keyring.js";
 import { makeKey } from "@tributary/proto/identity/keys.js";
 import type { Identity } from "@tributary/proto/identity/names.js";
@@ -16,7 +17,6 @@ import { verifyDeviceToken } from "@tributary/proto/identity/tokens.js";
 import type { CloudEvent } from "../events.js";
 import { openStore, type SqlStore } from "../store/open.js";
 import { type Authority, type ClaimScope, openAuthority } from "./authority.js";
-import type { Grant } from "./issuing.js";
 import { changeAuthority, keepAuthority, makeAuthorityKeys, rotate } from "./keys.js";
 
 const DAY_MS = 86_400_000;

@@ -11,19 +11,22 @@ import {
   secretDigest,
 } from "@tributary/proto/identity/claim.js";
 import type { Denial } from "@tributary/proto/identity/denylist.js";
+import type { Grant } from "@tributary/proto/identity/grant.js";
 import type { Jwks } from "@tributary/proto/identity/keyring.js";
 import type { Kind } from "@tributary/proto/identity/names.js";
 import { readRequest } from "@tributary/proto/identity/request.js";
 import { signUserToken } from "@tributary/proto/identity/tokens.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
+import { createAttempts } from "../attempts.js";
 import { noteLine } from "../audit/pending.js";
 import type { CloudEvents } from "../events.js";
+import { limits } from "../limits.js";
 import type { IdentityStore } from "../store/identities.js";
 import type { ClaimRow, EnrolmentRow, IdentityRow } from "../store/identity-rows.js";
 import type { Page, Slice } from "../store/store.js";
 import { enrol, type Issued, renew, takenRefusal, unknownClaim } from "./enrolment.js";
-import { type Grant, grantOf, type Issuer, type IssuingRules } from "./issuing.js";
+import { grantOf, type Issuer, type IssuingRules } from "./issuing.js";
 import {
   type AuthorityKeys,
   anchorsOf,
@@ -57,9 +60,13 @@ export type AuthorityCode = "unknown-claim" | "unknown-enrolment" | "wrong-state
 /** Who may join the fleet, who is in it, and what they are given to show it. */
 export type Authority = {
   readonly fleet: string;
-  /** Takes a claim and a signing request. */
-  enrol(claim: string, request: string): Promise<Verdict<{ readonly grant: Grant }>>;
-  renew(request: string): Promise<Verdict<{ readonly grant: Grant }>>;
+  /**
+   * Takes a claim and a signing request.
+   *
+   * @param from the address that it came from; undefined where a gateway passed it on
+   */
+  enrol(claim: string, request: string, from?: string): Promise<Verdict<{ readonly grant: Grant }>>;
+  renew(request: string, from?: string): Promise<Verdict<{ readonly grant: Grant }>>;
   /** Makes a claim; its text, which holds the secret, is not kept and cannot be had again. */
   createClaim(
     scope: ClaimScope,
@@ -80,11 +87,11 @@ export type Authority = {
   revoke(kind: Kind, name: string): Promise<Verdict<{ readonly denylist: DenylistView }>>;
   denylist(): Promise<DenylistView>;
   jwks(): Promise<Jwks>;
-  /** Signs a token of a person or a program. */
-  signUserToken(token: Parameters<typeof signUserToken>[1]): Promise<string>;
   trust(): Promise<FleetTrust>;
   /** Signs a bundle's manifest, whatever it holds: who asks answers for it. */
   signBundle(bundle: Bundle): Promise<string>;
+  /** Signs a token of a person or a program. */
+  signUserToken(token: Parameters<typeof signUserToken>[1]): Promise<string>;
 };
 
 /** What a machine of the fleet is given to trust. */
@@ -113,9 +120,10 @@ export async function openAuthority(ports: AuthorityPorts): Promise<Authority | 
   return keys === undefined ? undefined : createAuthority(ports, keys);
 }
 
-type WatchedKeys = { readonly fleet: string; current(): Promise<AuthorityKeys> };
+export type WatchedKeys = { readonly fleet: string; current(): Promise<AuthorityKeys> };
 
-async function watchKeys(file: string): Promise<WatchedKeys | undefined> {
+/** Reads an authority's keys whenever they have changed; undefined where there is none. */
+export async function watchKeys(file: string): Promise<WatchedKeys | undefined> {
   const look = async () => {
     const found = await stat(file, { bigint: true }).catch((cause: NodeJS.ErrnoException) => {
       if (cause.code === "ENOENT") return undefined;
@@ -147,6 +155,7 @@ async function watchKeys(file: string): Promise<WatchedKeys | undefined> {
 
 function createAuthority(ports: AuthorityPorts, keys: WatchedKeys): Authority {
   const { store, clock, random, rules, events } = ports;
+  const attempts = createAttempts(limits.attempts, clock);
   const issuer = async (): Promise<Issuer> => ({
     keys: await keys.current(),
     rules,
@@ -168,31 +177,34 @@ function createAuthority(ports: AuthorityPorts, keys: WatchedKeys): Authority {
     return { ok: true, grant };
   };
 
+  const enrolNow = async (claim: string, request: string) => {
+    const given = readClaim(claim);
+    if (given === undefined) return refuse("claim-malformed", "this is no claim");
+    // Before the signature is checked, which costs more.
+    const known = await store.claim(given.id);
+    if (known === undefined || !isSecret(given.secret, known.secretDigest)) return unknownClaim();
+    const read = await readRequest(request);
+    if (!read.ok) return read;
+    const { kind, name, site } = read.request.payload;
+    noteLine({ claim: given.id, kind, name, site });
+    const by = await issuer();
+    const issued = await store.change((rows) => enrol(rows, given, read.request, by));
+    return granted(issued, by, "enrolled");
+  };
+  const renewNow = async (request: string) => {
+    const read = await readRequest(request);
+    if (!read.ok) return read;
+    const { kind, name, site } = read.request.payload;
+    noteLine({ kind, name, site });
+    const by = await issuer();
+    const issued = await store.change((rows) => renew(rows, read.request, by));
+    return granted(issued, by, "renewed");
+  };
+
   return {
     fleet: keys.fleet,
-    async enrol(claim, request) {
-      const given = readClaim(claim);
-      if (given === undefined) return refuse("claim-malformed", "this is no claim");
-      // Before the signature is checked, which costs more.
-      const known = await store.claim(given.id);
-      if (known === undefined || !isSecret(given.secret, known.secretDigest)) return unknownClaim();
-      const read = await readRequest(request);
-      if (!read.ok) return read;
-      const { kind, name, site } = read.request.payload;
-      noteLine({ claim: given.id, kind, name, site });
-      const by = await issuer();
-      const issued = await store.change((rows) => enrol(rows, given, read.request, by));
-      return granted(issued, by, "enrolled");
-    },
-    async renew(request) {
-      const read = await readRequest(request);
-      if (!read.ok) return read;
-      const { kind, name, site } = read.request.payload;
-      noteLine({ kind, name, site });
-      const by = await issuer();
-      const issued = await store.change((rows) => renew(rows, read.request, by));
-      return granted(issued, by, "renewed");
-    },
+    enrol: (claim, request, from) => attempts.try(from, claim, () => enrolNow(claim, request)),
+    renew: (request, from) => attempts.try(from, undefined, () => renewNow(request)),
     ...claimsOf(ports, keys),
     listEnrolments: (filter, page) => store.listEnrolments(filter, page),
     listIdentities: (page) => store.listIdentities(page),
@@ -205,8 +217,6 @@ function createAuthority(ports: AuthorityPorts, keys: WatchedKeys): Authority {
     },
     denylist: async () => viewDenylist(store, await issuer()),
     jwks: async () => jwksOf(await keys.current(), clock.nowMs()),
-    signUserToken: async (token) =>
-      signUserToken(keys.fleet, token, tokenKey(await keys.current())),
     async trust() {
       const current = await keys.current();
       const nowMs = clock.nowMs();
@@ -217,6 +227,8 @@ function createAuthority(ports: AuthorityPorts, keys: WatchedKeys): Authority {
       };
     },
     signBundle: async (bundle) => signBundle(bundle, listKey(await keys.current(), clock.nowMs())),
+    signUserToken: async (token) =>
+      signUserToken(keys.fleet, token, tokenKey(await keys.current())),
   };
 }
 

@@ -1,5 +1,6 @@
 import "reflect-metadata";
 import { createPublicKey, type KeyObject, webcrypto } from "node:crypto";
+import { isIP } from "node:net";
 import {
   AuthorityKeyIdentifierExtension,
   BasicConstraintsExtension,
@@ -17,7 +18,7 @@ import {
 } from "@peculiar/x509";
 import type { Random } from "@tributary/proto/host/random.js";
 import { type PublicJwk, publicKey } from "@tributary/proto/identity/keys.js";
-import { type Identity, subjectUri } from "@tributary/proto/identity/names.js";
+import { type Identity, type Subject, subjectUri } from "@tributary/proto/identity/names.js";
 import { authorityLimits } from "./limits.js";
 
 cryptoProvider.set(webcrypto);
@@ -70,26 +71,67 @@ export async function leafCertificate(
   validity: Validity,
   random: Random,
 ): Promise<{ readonly certificate: string; readonly serial: string; readonly validity: Validity }> {
-  const { kind, name } = whose;
-  const issuer = new X509Certificate(signer.certificate);
-  const within = { from: validity.from, to: Math.min(validity.to, seconds(issuer.notAfter)) };
+  const within = endingWith(signer, validity);
   const usages =
-    kind === "device"
+    whose.kind === "device"
       ? [ExtendedKeyUsage.clientAuth]
       : [ExtendedKeyUsage.clientAuth, ExtendedKeyUsage.serverAuth];
-  const certificate = await generate({
-    subject: `CN=${name}`,
-    issuer: issuer.subject,
-    key: publicKey(whose.jwk),
+  const leaf = { subject: whose, key: publicKey(whose.jwk), usages, hosts: [] };
+  const certificate = await certify(leaf, signer, within, random);
+  return { certificate, serial: serialOf(certificate), validity: within };
+}
+
+/** Certifies the key that a cloud serves with, under its own name and those of its hosts. */
+export async function serverCertificate(
+  whose: { readonly fleet: string; readonly name: string; readonly key: KeyObject },
+  hosts: readonly string[],
+  signer: Signer,
+  validity: Validity,
+  random: Random,
+): Promise<{ readonly certificate: string; readonly validity: Validity }> {
+  const within = endingWith(signer, validity);
+  const { fleet, name, key } = whose;
+  const subject = { fleet, kind: "cloud" as const, name };
+  const leaf = { subject, key, usages: [ExtendedKeyUsage.serverAuth], hosts };
+  return { certificate: await certify(leaf, signer, within, random), validity: within };
+}
+
+/** No certificate outlives its authority's. */
+function endingWith({ certificate }: Signer, { from, to }: Validity): Validity {
+  return { from, to: Math.min(to, seconds(new X509Certificate(certificate).notAfter)) };
+}
+
+type Leaf = {
+  readonly subject: Subject;
+  readonly key: KeyObject;
+  readonly usages: ExtendedKeyUsage[];
+  readonly hosts: readonly string[];
+};
+
+function certify(
+  { subject, key, usages, hosts }: Leaf,
+  signer: Signer,
+  validity: Validity,
+  random: Random,
+): Promise<string> {
+  return generate({
+    subject: `CN=${subject.name}`,
+    issuer: new X509Certificate(signer.certificate).subject,
+    key,
     signer: signer.key,
-    validity: within,
+    validity,
     random,
     extensions: [
       new ExtendedKeyUsageExtension(usages),
-      new SubjectAlternativeNameExtension([{ type: "url", value: subjectUri(whose) }]),
+      new SubjectAlternativeNameExtension([
+        { type: "url", value: subjectUri(subject) },
+        ...hosts.map((value) => ({
+          type: isIP(value) === 0 ? ("dns" as const) : ("ip" as const),
+          value,
+        })),
+      ]),
     ],
   });
-  return { certificate, serial: serialOf(certificate), validity: within };
 }
 
 /** A certificate's serial number, in lower-case hexadecimal. */

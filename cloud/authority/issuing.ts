@@ -1,5 +1,5 @@
 import type { Random } from "@tributary/proto/host/random.js";
-import type { Jwks } from "@tributary/proto/identity/keyring.js";
+import type { Grant } from "@tributary/proto/identity/grant.js";
 import type { PublicJwk } from "@tributary/proto/identity/keys.js";
 import type { Identity } from "@tributary/proto/identity/names.js";
 import { signDeviceToken } from "@tributary/proto/identity/tokens.js";
@@ -15,22 +15,6 @@ export type IssuingRules = {
   readonly certificateDays: number;
   /** How long after its end a certificate still serves to ask for the next one. */
   readonly graceDays: number;
-};
-
-/** What somebody who enrolled, or renewed, is given. */
-export type Grant = {
-  /** PEM. */
-  readonly certificate: string;
-  readonly serial: string;
-  readonly notAfterMs: number;
-  /** Certificates to send along with it, the nearest first. */
-  readonly chain: readonly string[];
-  /** The authorities to trust. */
-  readonly anchors: readonly string[];
-  /** A device's; null for others. */
-  readonly token: string | null;
-  readonly jwks: Jwks;
-  readonly denylist: string;
 };
 
 /** The authority at one moment: what a transaction issues with. */

@@ -6,6 +6,8 @@ export const authorityLimits = {
   authorityDays: 3_650,
   /** A certificate counts from so long before it was issued, in seconds: clocks differ. */
   backdateSeconds: 300,
+  /** Between looks at whether the cloud's own certificate is due, or keys were rotated, in milliseconds. */
+  serverLookMs: 60_000,
   /** How long a key that was rotated stays valid beside the new one, unless said otherwise. */
   overlapMs: 35 * DAY_MS,
   overlapMsMax: 400 * DAY_MS,

@@ -51,14 +51,26 @@ export function judgeChain(
   const usable = between.slice(0, limits.certificates);
   if (!isIssuedBy(leaf, usable, anchors, nowMs))
     return refuse("certificate-untrusted", "the certificate is not of a trusted authority");
-  const [, uri = ""] = /^URI:([^\s,"]+)$/.exec(leaf.subjectAltName ?? "") ?? [];
-  const subject = readSubjectUri(uri);
+  const subject = subjectOf(leaf);
   if (subject === undefined)
     return refuse("certificate-untrusted", "the certificate names nobody of a fleet");
   if (subject.fleet !== fleet)
     return refuse("certificate-subject", `the certificate is of the fleet ${subject.fleet}`);
   const serial = leaf.serialNumber.toLowerCase();
   return { ok: true, certified: { subject, key: leaf.publicKey, serial, ...datesOf(leaf) } };
+}
+
+/** What Node writes of a name that holds nothing which it would have to quote. */
+const ALT_NAMES = /^(?:(?:URI|DNS|IP Address):[^\s,"]+(?:, |$))+$/;
+
+/** Whom a certificate speaks for: its one URI. Names of hosts may stand beside it. */
+export function subjectOf(leaf: X509Certificate): Subject | undefined {
+  const names = leaf.subjectAltName ?? "";
+  if (!ALT_NAMES.test(names)) return undefined;
+  const [uri, ...more] = names.split(", ").filter((name) => name.startsWith("URI:"));
+  return uri === undefined || more.length > 0
+    ? undefined
+    : readSubjectUri(uri.slice("URI:".length));
 }
 
 /** Whether a certificate is valid at a time; clocks may differ by a leeway. No date is no valid one. */

@@ -24,6 +24,7 @@ before(async () => {
   const settings = {
     TRIBUTARY_CLOUD_DATA_DIR: dir,
     TRIBUTARY_CLOUD_HTTP__PORT: "0",
+    TRIBUTARY_CLOUD_HTTP__PLAIN: "true",
     TRIBUTARY_CLOUD_GRPC__PORT: "0",
   };
   cloud = await runCloud({ env: settings, softwareVersion: "test", write: () => undefined });
