@@ -87,6 +87,15 @@ test("a line that is gone, or in another place, is found", () => {
   );
 });
 
+test("a line that was put in the place of another, with a hash of its own, is found by the next", () => {
+  const lines = chainOf(6);
+  const [, second, third] = lines;
+  assert.ok(second && third);
+  const { sequence: _sequence, prev: _prev, hash: _hash, ...rest } = third;
+  const forged = linkLine(second, { ...rest, actor: "user:eve" });
+  assert.deepEqual(faultIn(lines.with(2, forged)), { sequence: 4, fault: "replaced" });
+});
+
 test("a chain that was cut, or written anew as a whole, is not the one seen before", () => {
   const lines = chainOf(6);
   const known = lines[4];
