@@ -131,10 +131,17 @@ describe("what the upstream is told", () => {
     assert.deepEqual(branchCounts(state), { offered: 7, folded: 5, declined: 2 });
   });
 
-  it("is, once complete, what is durable here", () => {
-    const events = [sealed("g1", 2), received("g1", 2), sealed("g2", 3)];
-    const { state } = play(opening(), [...events, { type: "deadline" }]);
-    assert.equal(branchCounts(state).folded, 2);
+  it("is, once complete, what is durable here, and what an attached member announced", () => {
+    const early = [sealed("g1", 2), received("g1", 2), sealed("g2", 3)];
+    const folded = (...late: BranchEvent[]) => {
+      const { state, effects } = play(opening(), [...early, { type: "deadline" }, ...late]);
+      return [branchCounts(state).folded, effects.at(-1)?.type];
+    };
+    assert.deepEqual(folded(), [5, "report"]);
+    assert.deepEqual(folded(detached("g2")), [2, "report"]);
+    assert.deepEqual(folded(detached("g2"), attached("g2")), [5, "report"]);
+    assert.deepEqual(folded(refused("g2")), [2, "report"]);
+    assert.deepEqual(folded(received("g2", 3)), [5, "report"]);
   });
 
   it("grows with what comes late, which travels by itself", () => {

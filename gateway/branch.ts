@@ -133,15 +133,24 @@ export function membersAtWork({ members }: BranchState): string[] {
   );
 }
 
-/** What the upstream is told: sums over the members. Once complete, of what is durable here. */
+/** What the upstream is told: sums over the members. */
 export function branchCounts({ members, complete }: BranchState): Counts {
   const sum = { offered: 0, folded: 0, declined: 0 };
-  for (const { counts, received } of members.values()) {
-    sum.offered += counts.offered;
-    sum.declined += counts.declined;
-    sum.folded += complete ? received : Math.max(counts.folded, received);
+  for (const member of members.values()) {
+    sum.offered += member.counts.offered;
+    sum.declined += member.counts.declined;
+    sum.folded += foldedAt(member, complete);
   }
   return sum;
+}
+
+/**
+ * Once the branch is complete, what is durable here; and what a member has announced that is late and
+ * on its way: without it the upstream would take the branch for empty and not wait.
+ */
+function foldedAt({ standing, detached, counts, received }: BranchMember, complete: boolean) {
+  const comes = !complete || (standing === "waiting" && !detached);
+  return comes ? Math.max(counts.folded, received) : received;
 }
 
 function change(
@@ -155,7 +164,9 @@ function change(
   const members = new Map(state.members).set(name, after);
   const effects: BranchEffect[] = [];
   if (state.complete && after.received > before.received) effects.push({ type: "late" });
-  if (reported(before) !== reported(after)) effects.push({ type: "report" });
+  const isComplete = state.complete;
+  if (reported(before, isComplete) !== reported(after, isComplete))
+    effects.push({ type: "report" });
   return settle({ ...state, members }, effects);
 }
 
@@ -166,8 +177,9 @@ function judge(member: BranchMember): BranchMember {
   return { ...member, standing: received === 0 ? "empty" : "delivered" };
 }
 
-function reported({ counts: { offered, folded, declined }, received }: BranchMember): string {
-  return [offered, folded, declined, received].join(" ");
+function reported(member: BranchMember, isComplete: boolean): string {
+  const { offered, declined } = member.counts;
+  return [offered, foldedAt(member, isComplete), declined, member.received].join(" ");
 }
 
 function settle(state: BranchState, effects: BranchEffect[]): BranchStep {
