@@ -23,7 +23,12 @@ import { cloudRound } from "@tributary/proto/wire/ids.js";
 import { encodePlan, type Plan } from "@tributary/proto/wire/plan.js";
 import { updatePreimage } from "@tributary/proto/wire/update.js";
 import type { AnsweredUpdate } from "./challenge-check.js";
-import { type ChallengeRules, type ChallengeView, createChallenges } from "./challenges.js";
+import {
+  type ChallengeRequest,
+  type ChallengeRules,
+  type ChallengeView,
+  createChallenges,
+} from "./challenges.js";
 import type { OpenRound } from "./store/rows.js";
 import { plan } from "./testing/rounds.js";
 
@@ -110,8 +115,10 @@ function stage(
       const key = keys.get(device);
       return key ? [publicKey(publicJwk(makeKey("EdDSA"))), publicKey(publicJwk(key))] : [];
     },
+    warrant: async ({ id }) => `the word for ${id}`,
     send(gateway, { message }: AttachResponse) {
       assert.ok(message?.$case === "challenge");
+      assert.equal(message.value.warrant, `the word for ${message.value.id}`);
       sent.push({ gateway, challenge: message.value });
     },
     events: (event) => void said.push(event.name),
@@ -130,7 +137,13 @@ function stage(
     const digest = sha256(bytes);
     const announcement = { identity, round, digest, totalBytes: bytes.length };
     assert.ok((await destination.deliver(announcement, partial, bytes)).ok);
+    await turn();
     return digest;
+  };
+  const begin = async (request: ChallengeRequest) => {
+    const begun = challenges.challenge(request);
+    await turn();
+    return begun;
   };
   /** Answers the newest challenge with what a gateway has, by round and device. */
   const answer = (updates: Updates, from = sent.at(-1)?.challenge) => {
@@ -149,8 +162,10 @@ function stage(
     const { state, refolded, faults } = challenges.get(id) as ChallengeView;
     return { state, refolded, faults: faults.map(({ device, code }) => `${device} ${code}`) };
   };
-  return { clock, challenges, sent, said, ended, deliver, answer, outcome };
+  return { clock, challenges, sent, said, ended, begin, deliver, answer, outcome };
 }
+
+const turn = () => new Promise((resolve) => setImmediate(resolve));
 
 /** In pieces of four bytes. */
 async function* messagesOf(
@@ -171,10 +186,10 @@ const passed = { state: "passed", refolded: true, faults: [] };
 
 describe("a challenge for all updates of a Partial", () => {
   it("passes when they make its sum again to the bit, and puts that on record", async () => {
-    const { challenges, sent, said, ended, deliver, answer, outcome } = stage();
+    const { challenges, begin, sent, said, ended, deliver, answer, outcome } = stage();
     const updates = updatesOf(plan(), { a: 64, b: -3, c: 200 });
     const digest = await deliver(fold(plan(), updates), "s.1");
-    const begun = challenges.challenge({ updates: "all" });
+    const begun = await begin({ updates: "all" });
     assert.ok(begun.ok);
     assert.equal(sent[0]?.gateway, "gw-1");
     assert.equal(sent[0]?.challenge.digest, digest);
@@ -199,14 +214,14 @@ describe("a challenge for all updates of a Partial", () => {
     const partial = fold(clipping, far);
     assert.equal(partial.clipped, 1);
     await clipped.deliver(partial, "s.1");
-    clipped.challenges.challenge({ updates: "all" });
+    await clipped.begin({ updates: "all" });
     await clipped.answer(far);
     assert.deepEqual(clipped.outcome(), passed);
 
-    const { challenges, deliver, answer, outcome } = stage({}, [evaluation, other, onSite, plan()]);
+    const { begin, deliver, answer, outcome } = stage({}, [evaluation, other, onSite, plan()]);
     const measured = updatesOf(evaluation, { a: 0, b: 0 });
     await deliver(fold(evaluation, measured), "s.2");
-    challenges.challenge({ updates: "all" });
+    await begin({ updates: "all" });
     await answer(measured);
     assert.deepEqual(outcome(), passed);
 
@@ -214,25 +229,25 @@ describe("a challenge for all updates of a Partial", () => {
     const both = merge(fold(plan(), first), fold(other, second), 1_000n);
     assert.ok(both.ok);
     await deliver({ ...both.partial, site: null }, "s.3");
-    challenges.challenge({ updates: "all", round: "s.1" });
+    await begin({ updates: "all", round: "s.1" });
     await answer(new Map([...first, ...second]));
     assert.deepEqual(outcome(), passed);
 
     const once = updatesOf(siteRound, { a: 9, d: 1 });
     await deliver(fold(siteRound, once, "s.4"), "s.4");
-    challenges.challenge({ updates: "all", round: cloudRound("s.4") });
+    await begin({ updates: "all", round: cloudRound("s.4") });
     await answer(once);
     assert.deepEqual(outcome(), passed);
   });
 
   it("fails when the sum is not theirs, though each update is", async () => {
-    const { challenges, said, deliver, answer, outcome } = stage();
+    const { begin, said, deliver, answer, outcome } = stage();
     const updates = updatesOf(plan(), { a: 64, b: -3 });
     const partial = fold(plan(), updates);
     const sum = partial.sum.slice();
     sum[0] = (sum[0] ?? 0n) + 1n;
     await deliver({ ...partial, sum }, "s.1");
-    challenges.challenge({ updates: "all" });
+    await begin({ updates: "all" });
     await answer(updates);
     const faults = ["null sum-mismatch"];
     assert.deepEqual(outcome(), { state: "failed", refolded: false, faults });
@@ -241,21 +256,21 @@ describe("a challenge for all updates of a Partial", () => {
 
   it("checks each of a Partial that is composed of several site rounds, and says that it made no sum", async () => {
     const onSite = plan({ round: "s.4", siteRounds: 2 });
-    const { challenges, deliver, answer, outcome } = stage({}, [onSite]);
+    const { begin, deliver, answer, outcome } = stage({}, [onSite]);
     const second = { ...onSite, round: "s.4.2", base: { ...onSite.base, model: "s.4.1" } };
     const updates = new Map([
       ["a", updateOf({ ...onSite, round: "s.4.1" }, "a", 3)],
       ["b", updateOf(second, "b", 4)],
     ]);
     await deliver(fold(onSite, updates), "s.4");
-    challenges.challenge({ updates: "all" });
+    await begin({ updates: "all" });
     await answer(updates);
     assert.deepEqual(outcome(), { state: "passed", refolded: null, faults: [] });
     const newest = updatesOf({ ...onSite, round: "s.4.2" }, { a: 3, b: 4 });
     const twice = fold(onSite, newest);
     const contributors = twice.contributors.map((one) => ({ ...one, updates: 2 }));
     await deliver({ ...twice, contributors }, "s.4");
-    challenges.challenge({ updates: "all" });
+    await begin({ updates: "all" });
     await answer(newest);
     assert.deepEqual(outcome(), { state: "passed", refolded: null, faults: [] });
   });
@@ -308,25 +323,26 @@ describe("a gateway is found out", () => {
   ];
   for (const [what, fault, update] of forged)
     it(what, async () => {
-      const { challenges, said, deliver, answer, outcome } = stage();
+      const { begin, said, deliver, answer, outcome } = stage();
       const [device = ""] = fault.split(" ");
       const folded = new Map([
         ...honest,
         [device, updateOf(plan(), device, 5, { key: keyOf("a") })],
       ]);
       await deliver(fold(plan(), folded), "s.1");
-      challenges.challenge({ updates: "all" });
+      await begin({ updates: "all" });
       await answer(new Map([...honest, [device, update]]));
       assert.deepEqual(outcome(), { state: "failed", refolded: null, faults: [fault] });
       assert.equal(said.at(-1), "challenge-failed");
     });
 
   it("that does not answer in time, whether it is away or has lost what it was to keep", async () => {
-    const { challenges, clock, sent, deliver, answer, outcome } = stage();
+    const { begin, clock, sent, deliver, answer, outcome } = stage();
     await deliver(fold(plan(), updatesOf(plan(), { a: 64, b: -3, c: 5 })), "s.1");
-    challenges.challenge({ updates: "all" });
+    await begin({ updates: "all" });
     await answer(honest);
     clock.advance(15_000);
+    await turn();
     assert.equal(sent.length, 2);
     assert.deepEqual(
       sent[1]?.challenge.updates.map(({ device }) => device),
@@ -367,30 +383,30 @@ describe("challenges", () => {
   });
 
   it("are for the newest Partial that fits, and for none that was not received", async () => {
-    const { challenges, deliver } = stage({}, [plan(), plan({ round: "s.2" })]);
-    const none = challenges.challenge({ updates: 1 });
+    const { begin, deliver } = stage({}, [plan(), plan({ round: "s.2" })]);
+    const none = await begin({ updates: 1 });
     assert.equal(!none.ok && none.code, "unknown-partial");
     const one = await deliver(fold(plan(), updatesOf(plan(), { a: 1 })), "s.1");
     const two = await deliver(
       fold(plan({ round: "s.2" }), updatesOf(plan({ round: "s.2" }), { a: 1 })),
       "s.2",
     );
-    const digestOf = (request: object) => {
-      const begun = challenges.challenge({ updates: 1, ...request });
+    const digestOf = async (request: object) => {
+      const begun = await begin({ updates: 1, ...request });
       return begun.ok ? begun.challenge.digest : begun.code;
     };
-    assert.equal(digestOf({}), two);
-    assert.equal(digestOf({ round: "s.1" }), one);
-    assert.equal(digestOf({ digest: one, gateway: "gw-1" }), one);
-    assert.equal(digestOf({ gateway: "gw-2" }), "unknown-partial");
+    assert.equal(await digestOf({}), two);
+    assert.equal(await digestOf({ round: "s.1" }), one);
+    assert.equal(await digestOf({ digest: one, gateway: "gw-1" }), one);
+    assert.equal(await digestOf({ gateway: "gw-2" }), "unknown-partial");
   });
 
   it("are bounded, and take from an answer only what they asked for", async () => {
-    const { challenges, sent, deliver, outcome } = stage();
+    const { challenges, begin, sent, deliver, outcome } = stage();
     const updates = updatesOf(plan(), { a: 1, b: 2 });
     await deliver(fold(plan(), updates), "s.1");
-    for (let n = 0; n < 16; n++) assert.ok(challenges.challenge({ updates: 1 }).ok);
-    const full = challenges.challenge({ updates: 1 });
+    for (let n = 0; n < 16; n++) assert.ok((await begin({ updates: 1 })).ok);
+    const full = await begin({ updates: 1 });
     assert.equal(!full.ok && full.code, "busy");
     const id = sent.at(-1)?.challenge.id ?? "";
     const update = updateOf(plan(), "a", 1);

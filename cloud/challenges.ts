@@ -3,6 +3,7 @@ import type { Contributor, Origin, Partial as Sum } from "@tributary/proto/algeb
 import type { AttachResponse } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock, Timer } from "@tributary/proto/host/clock.js";
 import type { Random } from "@tributary/proto/host/random.js";
+import type { Asked } from "@tributary/proto/identity/warrant.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
 import type { PartialIdentity } from "@tributary/proto/tier/identity.js";
 import type { Announcement, Destination } from "@tributary/proto/tier/inbox.js";
@@ -91,6 +92,8 @@ export type ChallengesOptions = {
   readonly wholeRound: (id: string) => Promise<OpenRound | undefined>;
   /** Keys that a device is, or was, enrolled with. */
   readonly keysOf: (device: string) => Promise<readonly KeyObject[]>;
+  /** The fleet's word that it asks. */
+  readonly warrant: (asked: Asked) => Promise<string>;
   readonly send: (gateway: string, message: AttachResponse) => void;
   readonly events: CloudEvents;
   /** A challenge has ended: puts it on record. */
@@ -214,9 +217,18 @@ export function createChallenges(options: ChallengesOptions): Challenges {
       round,
       device,
     }));
-    const value = { id, digest, updates };
-    options.send(gateway, { message: { $case: "challenge", value } });
+    const asked = { id, digest, updates };
     challenge.timers.push(clock.setTimer(limits.againMs, () => ask(challenge)));
+    options
+      .warrant(asked)
+      .then((warrant) => {
+        const value = { ...asked, warrant };
+        options.send(gateway, { message: { $case: "challenge", value } });
+      })
+      .catch((cause: unknown) => {
+        const message = cause instanceof Error ? cause.message : String(cause);
+        events({ level: "warn", name: "challenge-unsent", challenge: id, message });
+      });
   }
 
   function show(view: ChallengeView): void {

@@ -20,6 +20,7 @@ import { type Authority, openAuthority } from "./authority/authority.js";
 import { openServerIdentity, type ServerIdentity } from "./authority/server-identity.js";
 import { deviceKeys } from "./challenge-keys.js";
 import { failedChallenge } from "./challenge-line.js";
+import { warrants } from "./challenge-warrant.js";
 import { createChallenges } from "./challenges.js";
 import { type CloudConfig, plainListeners } from "./config.js";
 import { createDenylistSpread, type DenylistSpread } from "./denylist.js";
@@ -154,6 +155,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
         clock,
         wholeRound: (id) => store.wholeRound(id),
         keysOf: deviceKeys(own.identities),
+        warrant: warrants(config.dataDir, clock),
         send: attachments.links.send,
         events,
         async onEnded(challenge) {

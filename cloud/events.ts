@@ -197,6 +197,7 @@ export type CloudEvent =
       code: string;
       message: string;
     }
+  | { level: "warn"; name: "challenge-unsent"; challenge: string; message: string }
   | { level: "error"; name: "challenge-unrecorded"; challenge: string; message: string }
   /** Nobody is asked for a token: there is no authority. */
   | { level: "warn"; name: "access-open" }

@@ -4,6 +4,8 @@ import type {
   AnswerChallengeRequest,
   Challenge,
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { makeKey, publicJwk } from "@tributary/proto/identity/keys.js";
+import { signWarrant } from "@tributary/proto/identity/warrant.js";
 import { decodeCbor } from "@tributary/proto/wire/cbor.js";
 import { beginSchema } from "@tributary/proto/wire/device-link.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
@@ -18,17 +20,26 @@ const kept = new Map<string, SignedUpdate>([
   ["mnist.1 a", sampleUpdate(large, "a", 3)],
   ["mnist.1 b", sampleUpdate(samplePlan({ task: "evaluate" }), "b", 0)],
 ]);
-const challenge = (id: string, ...devices: readonly string[]): Challenge => ({
-  id,
-  digest: "0".repeat(64),
-  updates: devices.map((device, index) => ({ index: index + 5, round: "mnist.1", device })),
-});
+const signing = { kid: "k1", key: makeKey("EdDSA") };
+const jwk = publicJwk(signing.key);
+assert.ok(jwk.kty === "OKP");
+const identity = {
+  fleet: "works",
+  jwks: { keys: [{ ...jwk, kid: "k1", alg: "EdDSA" as const, use: "sig" as const }] },
+};
+
+async function challenge(id: string, ...devices: readonly string[]): Promise<Challenge> {
+  const updates = devices.map((device, at) => ({ index: at + 5, round: "mnist.1", device }));
+  const asked = { id, digest: "0".repeat(64), updates };
+  return { ...asked, warrant: await signWarrant(identity.fleet, asked, signing) };
+}
 
 function bench(answer?: () => Promise<void>) {
   const answers: AnswerChallengeRequest[][] = [];
   const passed: string[] = [];
   const said: string[] = [];
   const challenges = createChallenges({
+    identity,
     signed: { read: async (round, device) => kept.get(`${round} ${device}`) },
     upstream: {
       async answerChallenge(messages) {
@@ -48,7 +59,7 @@ function bench(answer?: () => Promise<void>) {
 describe("a challenge", () => {
   it("is answered with what is kept, each update in pieces that a message takes, and passed on below", async () => {
     const { challenges, answers, passed, said } = bench();
-    challenges.asked(challenge("one", "a", "nobody", "b", "../../x", "__proto__"));
+    challenges.asked(await challenge("one", "a", "nobody", "b", "../../x", "__proto__"));
     await until("the answer came", () => said.includes("challenge-answered"));
     assert.deepEqual(passed, ["one"]);
     const [messages = []] = answers;
@@ -71,10 +82,25 @@ describe("a challenge", () => {
     assert.ok(bytes.equals(update?.payload ?? new Uint8Array(0)));
   });
 
+  it("that the fleet does not stand for is not answered, and a gateway of no fleet answers none", async () => {
+    const { challenges, answers, passed, said } = bench();
+    const asked = await challenge("one", "b");
+    challenges.asked({ ...asked, warrant: "" });
+    await until("it was refused", () => said.includes("challenge-refused"));
+    const [update] = (await challenge("two", "a")).updates;
+    challenges.asked({ ...asked, updates: update ? [update] : [] });
+    await until("it was refused", () => said.length === 2);
+    assert.deepEqual(passed, ["one", "one"]);
+    assert.deepEqual(said, ["challenge-refused", "challenge-refused"]);
+    challenges.asked(asked);
+    await until("the answer came", () => said.includes("challenge-answered"));
+    assert.equal(answers.length, 1);
+  });
+
   it("of which nothing is kept is passed on, and not answered", async () => {
     const { challenges, answers, passed, said } = bench();
-    challenges.asked(challenge("one", "nobody"));
-    challenges.asked(challenge("two", "b"));
+    challenges.asked(await challenge("one", "nobody"));
+    challenges.asked(await challenge("two", "b"));
     await until("the other one's answer came", () => said.includes("challenge-answered"));
     assert.deepEqual(passed, ["one", "two"]);
     assert.equal(answers.length, 1);
@@ -82,16 +108,23 @@ describe("a challenge", () => {
 
   it("that is asked again while it is being answered is answered once, and anew after that", async () => {
     let go = () => {};
-    const { challenges, answers, said } = bench(() => new Promise((done) => (go = done)));
-    challenges.asked(challenge("one", "b"));
-    challenges.asked(challenge("one", "b"));
-    await new Promise((done) => setImmediate(done));
+    let calls = 0;
+    const { challenges, answers, said } = bench(() => {
+      calls++;
+      return new Promise((done) => {
+        go = done;
+      });
+    });
+    challenges.asked(await challenge("one", "b"));
+    await until("it is being answered", () => calls === 1);
+    challenges.asked(await challenge("one", "b"));
     go();
-    await until("the answer came", () => answers.length === 1);
-    challenges.asked(challenge("one", "b"));
-    await new Promise((done) => setImmediate(done));
+    await until("the answer came", () => said.length === 1);
+    challenges.asked(await challenge("one", "b"));
+    await until("it is being answered again", () => calls === 2);
     go();
-    await until("the answer came again", () => answers.length === 2);
+    await until("the answer came again", () => said.length === 2);
+    assert.equal(answers.length, 2);
     assert.deepEqual(said, ["challenge-answered", "challenge-answered"]);
   });
 
@@ -100,13 +133,13 @@ describe("a challenge", () => {
     const { challenges, said } = bench(async () => {
       if (broken) throw new Error("the link is down");
     });
-    challenges.asked(challenge("one", "b"));
+    challenges.asked(await challenge("one", "b"));
     await until("it was told of", () => said.includes("challenge-unanswered"));
     broken = false;
-    challenges.asked(challenge("one", "b"));
+    challenges.asked(await challenge("one", "b"));
     await until("the answer came", () => said.includes("challenge-answered"));
     challenges.close();
-    challenges.asked(challenge("two", "b"));
+    challenges.asked(await challenge("two", "b"));
     assert.equal(said.length, 2);
   });
 });

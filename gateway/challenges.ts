@@ -2,10 +2,13 @@ import type {
   AnswerChallengeRequest,
   Challenge,
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
+import { createKeyring } from "@tributary/proto/identity/keyring.js";
+import { verifyWarrant } from "@tributary/proto/identity/warrant.js";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
 import { idSchema, roundIdSchema } from "@tributary/proto/wire/ids.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
 import type { GatewayEvents } from "./events.js";
+import type { GatewayIdentity } from "./identity.js";
 import { limits } from "./limits.js";
 import type { SignedUpdates } from "./signed-updates.js";
 import type { Upstream } from "./upstream.js";
@@ -21,6 +24,8 @@ export type ChallengesOptions = {
   /** Undefined where no device signs. */
   readonly signed: Pick<SignedUpdates, "read"> | undefined;
   readonly upstream: Pick<Upstream, "answerChallenge">;
+  /** Whose word a challenge must have; undefined where no device signs. */
+  readonly identity: Pick<GatewayIdentity, "fleet" | "jwks"> | undefined;
   /** Hands it on to all gateways below. */
   readonly passOn: (challenge: Challenge) => void;
   readonly events: GatewayEvents;
@@ -29,7 +34,7 @@ export type ChallengesOptions = {
 const nothing = Buffer.alloc(0);
 
 export function createChallenges(options: ChallengesOptions): Challenges {
-  const { signed, upstream, passOn, events } = options;
+  const { signed, upstream, identity, passOn, events } = options;
   /** Asked and not answered yet, by id. */
   const waiting = new Map<string, Challenge>();
   let answering = false;
@@ -52,7 +57,19 @@ export function createChallenges(options: ChallengesOptions): Challenges {
     }
   }
 
+  /** Who is between the cloud and this gateway must not learn single devices' updates by asking. */
+  async function isOfFleet(challenge: Challenge): Promise<boolean> {
+    if (identity === undefined) return false;
+    const by = { fleet: identity.fleet, keyring: createKeyring(identity.jwks) };
+    const verdict = await verifyWarrant(challenge.warrant, challenge, by);
+    if (verdict.ok) return true;
+    const { code, message } = verdict;
+    events({ level: "warn", name: "challenge-refused", challenge: challenge.id, code, message });
+    return false;
+  }
+
   async function answer(challenge: Challenge): Promise<void> {
+    if (!(await isOfFleet(challenge))) return;
     const messages = messagesOf(challenge);
     const first = await messages.next();
     if (first.done === true) return;

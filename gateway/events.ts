@@ -117,6 +117,13 @@ export type GatewayEvent =
   | { level: "warn"; name: "challenge-unanswered"; challenge: string; message: string }
   | {
       level: "warn";
+      name: "challenge-refused";
+      challenge: string;
+      code: string;
+      message: string;
+    }
+  | {
+      level: "warn";
       name: "message-refused";
       device: string;
       about: string;

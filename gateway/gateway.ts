@@ -422,6 +422,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const challenges = createChallenges({
       signed,
       upstream,
+      identity,
       passOn: (challenge) => downstream?.challenge(challenge),
       events,
     });

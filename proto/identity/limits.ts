@@ -18,6 +18,8 @@ export const identityLimits = {
   displayNameChars: 128,
   /** Clocks of two parts may differ by so much, in seconds, where a time in a token is judged. */
   leewaySeconds: 60,
+  /** Characters of a challenge's warrant. `warrant-invalid`. */
+  warrantChars: 1024,
   /** A file that holds a secret, in bytes. A longer one is not read: `secret-malformed`. */
   secretFileBytes: 256 * 1024,
   /** Characters of a software bundle's manifest. `bundle-malformed`. */

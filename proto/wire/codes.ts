@@ -33,6 +33,7 @@ export const codes = {
     retryable: false,
     means: "the updates behind a Partial do not make its sum",
   },
+  "warrant-invalid": { retryable: false, means: "not the fleet's word for what is asked" },
   "unknown-partial": { retryable: false, means: "no such Partial was received of late" },
   "wrong-base": { retryable: false, means: "trained from another model than the round's base" },
   "wrong-shape": { retryable: false, means: "the byte count does not match the layout" },

@@ -323,6 +323,8 @@ export interface Challenge {
   /** Of the Partial, as the cloud received it. */
   digest: string;
   updates: ChallengedUpdate[];
+  /** The fleet's word for it, see Identity in README.md: so that only the cloud can ask. */
+  warrant: string;
 }
 
 export interface ChallengedUpdate {
@@ -2878,7 +2880,7 @@ export const EnrolResponse: MessageFns<EnrolResponse> = {
 };
 
 function createBaseChallenge(): Challenge {
-  return { id: "", digest: "", updates: [] };
+  return { id: "", digest: "", updates: [], warrant: "" };
 }
 
 export const Challenge: MessageFns<Challenge> = {
@@ -2891,6 +2893,9 @@ export const Challenge: MessageFns<Challenge> = {
     }
     for (const v of message.updates) {
       ChallengedUpdate.encode(v!, writer.uint32(26).fork()).join();
+    }
+    if (message.warrant !== "") {
+      writer.uint32(34).string(message.warrant);
     }
     return writer;
   },
@@ -2930,6 +2935,14 @@ export const Challenge: MessageFns<Challenge> = {
             }
 
             message.updates.push(ChallengedUpdate.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.warrant = reader.string();
             continue;
           }
         }
