@@ -41,7 +41,14 @@ async function journalOf(batches: readonly number[]) {
       devices.push(device);
       const changes = { samples: samplesOf(device) };
       const { begin, payload } = sampleUpdate(plan, device, stepsOf(device), changes);
-      return combine.commit({ round: plan.round, device, begin, payload, clipped: false, release: () => {} });
+      return combine.commit({
+        round: plan.round,
+        device,
+        begin,
+        payload,
+        clipped: false,
+        release: () => {},
+      });
     });
     uploading = 0;
     clock.advance(limits.commitDelayMaxMs);
