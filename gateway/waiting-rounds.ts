@@ -37,7 +37,9 @@ export function createWaitingRounds(clock: Clock): WaitingRounds {
       return { plan: next.plan, opened: { ...next.opened, remainingMs } };
     },
     onBase: (digest) =>
-      [...waiting].filter(([, { plan }]) => plan.base.digest === digest).map(([session]) => session),
+      [...waiting]
+        .filter(([, { plan }]) => plan.base.digest === digest)
+        .map(([session]) => session),
     forget(round) {
       for (const [session, { plan }] of waiting) {
         if (plan.round === round) return waiting.delete(session);
