@@ -110,6 +110,14 @@ test("one that holds an older list gets the newest; one that is attached says no
   assert.equal(named("denylist-ahead").length, 1);
 });
 
+test("before anybody was revoked there is nothing that could take effect", async () => {
+  const { says, spread, events } = await setup();
+  says("g1", ["g1", 0]);
+  const [first] = (await spread.view()).gateways;
+  assert.deepEqual([first?.inEffect, first?.afterMs], [true, null]);
+  assert.deepEqual(events, []);
+});
+
 test("one that is attached and does not take the list is reported", async () => {
   const { clock, gateways, revoke, says, named } = await setup();
   await revoke("x");

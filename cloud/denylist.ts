@@ -93,7 +93,9 @@ export async function createDenylistSpread(ports: SpreadPorts): Promise<Denylist
     else held.set(gateway, now);
     const [oldest] = held.keys();
     if (held.size > limits.gateways && oldest !== undefined) held.delete(oldest);
-    if (before?.sequence === now.sequence || now.sequence !== list.sequence) return;
+    // The list that voids nothing is in effect everywhere.
+    if (now.sequence === 0 || now.sequence !== list.sequence) return;
+    if (before?.sequence === now.sequence) return;
     const afterMs = Math.max(0, now.sinceMs - list.issuedAtMs);
     events({
       level: "info",
@@ -115,7 +117,10 @@ export async function createDenylistSpread(ports: SpreadPorts): Promise<Denylist
         !attached && list.entries.some((one) => one.kind === "gateway" && one.name === gateway),
       sequence: found?.sequence ?? null,
       inEffect,
-      afterMs: found && inEffect ? Math.max(0, found.sinceMs - list.issuedAtMs) : null,
+      afterMs:
+        found && inEffect && list.sequence > 0
+          ? Math.max(0, found.sinceMs - list.issuedAtMs)
+          : null,
       cut: found && inEffect ? found.cut : null,
     };
   }
