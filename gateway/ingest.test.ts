@@ -118,6 +118,33 @@ describe("an update of a device that is enrolled with a key", () => {
     assert.deepEqual(refusals, ["a update-unsigned", "a update-signature"]);
   });
 
+  it("is checked a few times in a round, whatever comes", () => {
+    const { ingest, said, last, clock, commits, send } = bench({ keys: enrolled });
+    const { begin } = update("a");
+    for (let n = 0; n < 20; n++) ingest.begin("a", signedBy(keyB, "a", begin));
+    const codes = said.map(({ code }) => code);
+    assert.equal(codes.filter((code) => code === "update-signature").length, 8);
+    assert.equal(codes.filter((code) => code === "busy").length, 12);
+    ingest.begin("a", begin);
+    assert.equal(last()?.code, "update-unsigned");
+    const b = update("b");
+    const good = signedBy(keyB, "b", b.begin);
+    for (let n = 0; n < 20; n++) {
+      ingest.begin("b", good);
+      assert.equal(last()?.kind, "grant");
+      // It stalls, and loses its place.
+      clock.advance(2_000);
+    }
+    ingest.begin("b", { ...good, signature: new Uint8Array(64) });
+    assert.equal(last()?.code, "update-signature");
+    ingest.begin("b", good);
+    send("b", b);
+    assert.equal(commits.length, 1);
+    ingest.endRound(plan.round);
+    ingest.begin("a", signedBy(keyA, "a", begin));
+    assert.equal(last()?.kind, "grant");
+  });
+
   it("replayed by another device, in another round or at another gateway is refused", () => {
     const { ingest, said, last, commits, send } = bench({ keys: enrolled });
     const a = update("a");

@@ -11,7 +11,6 @@ import { updatePreimage } from "@tributary/proto/wire/update.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import {
   admitBegin,
-  admitSignature,
   type RoundFacts,
   refuseChunk,
   repeatOrConflict,
@@ -20,6 +19,7 @@ import {
 import { limits } from "./limits.js";
 import type { Replies } from "./replies.js";
 import { createSlotPool } from "./slots.js";
+import { createVouching } from "./vouching.js";
 
 /** A whole, checked update on its way into the journal and the sum. */
 export type Update = {
@@ -112,6 +112,7 @@ export function createIngest(options: IngestOptions): Ingest {
   const granted = new Set<Upload>();
   /** Whole ones that are being kept as they were signed, before they are committed. */
   const keeping = new Set<Upload>();
+  const vouching = createVouching(options.keyOf ?? (() => undefined));
   const pool = createSlotPool(options.uploadSlots, limits.pooledBytes);
   let sweep: Timer | undefined;
 
@@ -328,13 +329,12 @@ export function createIngest(options: IngestOptions): Ingest {
       if (verdict.next === "receipt") {
         return replies.repeatReceipt(device, begin.round, begin.digest);
       }
-      const key = options.keyOf?.(device);
-      const vouched = admitSignature(begin, device, key);
+      const vouched = vouching.admit(device, begin);
       if (!vouched.ok) return refuseBegin(device, begin, vouched);
       if (waiting.size >= limits.waitingBegins) {
         return refuseBegin(device, begin, refuse("busy", "too many updates wait here"));
       }
-      const upload = createUpload(device, begin, key !== undefined);
+      const upload = createUpload(device, begin, vouched.signed);
       uploads.set(device, upload);
       if (begin.bytes === 0) return finish(upload);
       waiting.add(upload);
@@ -381,6 +381,7 @@ export function createIngest(options: IngestOptions): Ingest {
       }
     },
     endRound(round) {
+      vouching.endRound(round);
       for (const upload of [...waiting, ...granted]) {
         if (upload.begin.round !== round) continue;
         forget(upload);

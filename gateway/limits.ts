@@ -99,6 +99,8 @@ export const limits = {
   pendingCommits: 1_024,
   /** Challenges that wait for their answer. A further one is left out: the cloud asks again. */
   challenges: 16,
+  /** Signatures of one device that are checked in one round. A further one is refused with `busy`. */
+  signatureChecks: 8,
   /** Rounds of which signed updates are kept; beyond it the oldest go. */
   signedRounds: 4_096,
   /** Free upload buffers kept for reuse, in bytes. */
