@@ -30,6 +30,23 @@ test("what cannot work is refused", () => {
   assert.match(problem(twice), /a stands twice/);
 });
 
+test("mqtt stays on this machine unless somebody says so, and mqtts needs a place for the identity", () => {
+  for (const gateway of ["mqtt://127.0.0.1:1", "mqtt://[::1]:1", "mqtt://localhost:1"])
+    assert.equal(problem({ ...good, gateway }), "none", gateway);
+  for (const gateway of [
+    "mqtt://10.0.0.2:1",
+    "mqtt://localhost.evil.example:1",
+    "mqtt://[::2]:1",
+  ]) {
+    assert.match(problem({ ...good, gateway }), /must be mqtts/, gateway);
+    assert.equal(problem({ ...good, gateway, insecure: true }), "none");
+  }
+  const secure = { ...good, gateway: "mqtts://10.0.0.2:8883" };
+  assert.match(problem(secure), /keeps its identity/);
+  assert.equal(problem({ ...secure, dataDir: "d", claimFile: "claim" }), "none");
+  assert.match(problem({ ...good, claimFile: "claim" }), /serves to enrol/);
+});
+
 test("devices of a list have the shared options and attributes under their own", () => {
   const { device: _, ...shared } = good;
   const config = configSchema.parse({

@@ -184,10 +184,12 @@ export const openMqttLink: OpenLink = (options) => {
     dialled.on("connect", () => {
       dialled.subscribe([...deviceFilters(site, device)], { qos: 1 }, (error, granted) => {
         if (dialled !== client) return;
-        if (error) return down(dialled, `subscribing failed: ${error.message}`);
-        if (granted?.some(({ qos }) => qos > 2)) {
-          way?.late();
-          return down(dialled, "subscribing was refused");
+        // An answer that refuses comes as an error, or as a return code (MQTT 3.1.1, 3.9.3).
+        const refused =
+          error?.message ?? (granted?.some(({ qos }) => qos > 2) ? "refused" : undefined);
+        if (refused) {
+          if (dialled.connected) way?.late();
+          return down(dialled, `subscribing failed: ${refused}`);
         }
         publish("hello", options.hello()).catch(() => {});
       });
