@@ -70,6 +70,8 @@ export type CloudEvent =
       contributors: number;
       samples: number;
       bytes: number;
+      /** Updates in it whose norm was clipped; left out when there are none. */
+      clipped?: number;
     }
   | {
       level: "warn";
@@ -88,6 +90,8 @@ export type CloudEvent =
       base: string;
       contributors: number;
       bytes: number;
+      /** Updates in it whose norm was clipped; left out when there are none. */
+      clipped?: number;
     }
   | {
       level: "error";

@@ -1,4 +1,5 @@
 import {
+  clippedField,
   contributionKey,
   roundsOf,
   type Partial as Sum,
@@ -110,6 +111,7 @@ export async function takePartial(
       contributors: held.contributors.length,
       samples: held.samples,
       bytes: held.bytes,
+      ...clippedField(partial.clipped ?? 0),
     });
   const expired = rule === undefined ? undefined : expiry(rule);
   return { ok: true, receipt: receiptOf(held.digest, expired), step: admitted.step };
@@ -174,6 +176,7 @@ async function takeLate(
       base,
       contributors: contributors.length,
       bytes: held.bytes,
+      ...clippedField(partial.clipped ?? 0),
     });
   }
   return { ok: true, receipt: receiptOf(digest, ending), kept };

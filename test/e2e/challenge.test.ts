@@ -214,6 +214,7 @@ test("a gateway passes the challenge of each Partial, clipped as it is, and its 
     }
     assert.equal(cloud.count("challenge-failed"), 0);
     assert.equal(gateway.count("update-clipped"), 6);
+    assert.equal(cloud.count("partial-accepted", { clipped: 3 }), 2);
     const { digest = "" } = (await cloud.store.model("s.1")) ?? {};
     const opened = await cloud.models.open(digest);
     const values = valuesIn(Buffer.from(await opened.read(0, opened.size)));
