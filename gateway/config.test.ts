@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
-import { configSchema } from "./config.js";
+import { authorityPlaceOf, configSchema, plainOverNetwork } from "./config.js";
 import { readGatewayConfig } from "./main.js";
 
 const least = { site: "plant", gateway: "gw-1", dataDir: "data", upstream: "127.0.0.1:7000" };
@@ -18,13 +18,42 @@ describe("the config", () => {
     for (const key of Object.keys(least)) assert.ok(problem({ [key]: undefined }), key);
   });
 
-  it("refuses to listen where a network could reach it, and says why", () => {
-    for (const host of ["0.0.0.0", "::", "192.168.1.5", "example.com", "127.0.0.1.example.com"]) {
-      assert.match(problem({ listen: { host } }) ?? "", /not authenticated/, host);
-    }
-    for (const host of ["127.0.0.1", "127.8.9.1", "::1", "localhost"]) {
-      assert.equal(problem({ listen: { host } }), undefined, host);
-    }
+  it("keeps a gateway without an identity to this machine, unless it is told otherwise", () => {
+    const places = (changes: object) =>
+      plainOverNetwork(configSchema.parse({ ...least, ...changes }));
+    for (const host of ["0.0.0.0", "::", "192.168.1.5", "example.com", "127.0.0.1.example.com"])
+      for (const changes of [
+        { listen: { host } },
+        { downstream: { listen: { host } } },
+        { upstream: `${host.includes(":") ? `[${host}]` : host}:7443` },
+      ]) {
+        assert.throws(() => places(changes), /gateway enrol/, host);
+        assert.equal(places({ ...changes, insecure: true }).length, 1, host);
+      }
+    for (const host of ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+      assert.deepEqual(places({ listen: { host }, upstream: "localhost:7443" }), [], host);
+  });
+
+  it("finds the authority beside the upstream, or where it is told to look, behind a proxy or not", () => {
+    const place = (changes: object) =>
+      authorityPlaceOf(configSchema.parse({ ...least, ...changes }));
+    assert.deepEqual(place({ upstream: "cloud.example:7443" }), {
+      host: "cloud.example",
+      port: 7480,
+    });
+    const proxy = "http://10.0.0.9:3128";
+    assert.deepEqual(place({ authority: "https://[::2]:99", proxy }), {
+      host: "::2",
+      port: 99,
+      proxy: { host: "10.0.0.9", port: 3128 },
+    });
+    assert.deepEqual(place({ authority: "https://api.example" }), {
+      host: "api.example",
+      port: 443,
+    });
+    for (const authority of ["http://a:1", "https://a:1/x", "https://u@a", "a:1", "https://a?x"])
+      assert.match(problem({ authority }) ?? "", /like https/, authority);
+    assert.match(problem({ proxy: "https://a:1" }) ?? "", /like http:/);
   });
 
   it("refuses what does not fit together, and typos", () => {

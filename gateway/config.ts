@@ -1,3 +1,4 @@
+import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { idSchema } from "@tributary/proto/wire/ids.js";
 import { z } from "zod";
 import { buffersSchema, leavesRoom } from "./budgets.js";
@@ -12,15 +13,14 @@ export const ROOT = "cloud";
 /** Addresses that only this machine reaches. `localhost` resolves to them by RFC 6761, 6.3. */
 const loopback = /^(127(\.\d{1,3}){3}|::1|localhost)$/;
 
+const hostSchema = z
+  .string()
+  .regex(/^[A-Za-z0-9.:-]{1,253}$/, { message: "must be an address, or a host's name" })
+  .default("127.0.0.1");
+
 const listenSchema = z
   .strictObject({
-    host: z
-      .string()
-      .regex(loopback, {
-        message:
-          "must be a loopback address: devices are not authenticated yet, so the broker may not be reachable from a network",
-      })
-      .default("127.0.0.1"),
+    host: hostSchema,
     /** 0 picks a free port. */
     port: z.number().int().min(0).max(65_535).default(1883),
   })
@@ -30,13 +30,7 @@ const downstreamSchema = z
   .strictObject({
     /** Where gateways below attach. */
     listen: z.strictObject({
-      host: z
-        .string()
-        .regex(loopback, {
-          message:
-            "must be a loopback address: gateways are not authenticated yet, so this may not be reachable from a network",
-        })
-        .default("127.0.0.1"),
+      host: hostSchema,
       /** 0 picks a free port. */
       port: z.number().int().min(0).max(65_535).default(7444),
     }),
@@ -138,6 +132,18 @@ const reconnectSchema = z
   .refine((r) => r.baseMs <= r.capMs, { message: "baseMs must not be larger than capMs" })
   .prefault({});
 
+/** Scheme, host and port of a URL with nothing else in it; the port by default is the scheme's own. */
+const originSchema = (scheme: "http" | "https") =>
+  z.string().refine((text) => originOf(text)?.protocol === `${scheme}:`, {
+    message: `must be like ${scheme}://host:port`,
+  });
+
+function originOf(text: string): URL | undefined {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  const rest = url && [url.pathname, url.search, url.hash, url.username].join("");
+  return rest === "/" ? url : undefined;
+}
+
 const uplinkSchema = z
   .strictObject({
     ...windowsSchema,
@@ -181,6 +187,20 @@ export const configSchema = z
       .refine((address) => placeOf(address).port >= 1 && placeOf(address).port <= 65_535, {
         message: "its port must be between 1 and 65535",
       }),
+    /** Who is at that address, by its certificate: `cloud`, or the name of the gateway above. */
+    upstreamName: idSchema.default(ROOT),
+    /**
+     * Where the fleet's authority answers, to enrol and to renew, as https://host:port. By default the
+     * upstream's host, at the port that a cloud's API has.
+     */
+    authority: originSchema("https").optional(),
+    /** An HTTP proxy through which the upstream and the authority are reached, as http://host:port. */
+    proxy: originSchema("http").optional(),
+    /**
+     * Lets a gateway without an identity be reached from a network, and reach its upstream over one, in
+     * the clear: for a network that is trusted as a whole, and for trials.
+     */
+    insecure: z.boolean().default(false),
     /** Makes it a gateway above gateways. */
     downstream: downstreamSchema.optional(),
     /** Updates received at a time; each holds one buffer of an update's size. */
@@ -237,3 +257,53 @@ export const configSchema = z
   });
 
 export type GatewayConfig = z.infer<typeof configSchema>;
+
+/** The port of a cloud's REST API, unless it is told otherwise. */
+const AUTHORITY_PORT = 7480;
+
+/** Where the authority answers, and how it is reached. */
+export function authorityPlaceOf({
+  authority,
+  upstream,
+  proxy,
+}: Pick<GatewayConfig, "authority" | "upstream" | "proxy">): Place & { readonly proxy?: Place } {
+  const url = originOf(authority ?? "");
+  const place =
+    url === undefined
+      ? { host: placeOf(upstream).host, port: AUTHORITY_PORT }
+      : { host: hostOf(url), port: Number(url.port || 443) };
+  const via = proxyPlaceOf({ proxy });
+  return via === undefined ? place : { ...place, proxy: via };
+}
+
+export function proxyPlaceOf({ proxy }: Pick<GatewayConfig, "proxy">): Place | undefined {
+  const url = originOf(proxy ?? "");
+  return url && { host: hostOf(url), port: Number(url.port || 80) };
+}
+
+export function upstreamHostOf({ upstream }: Pick<GatewayConfig, "upstream">): string {
+  return placeOf(upstream).host;
+}
+
+function hostOf({ hostname }: URL): string {
+  return hostname.replace(/^\[|\]$/g, "");
+}
+
+/**
+ * What a gateway without an identity does in the clear over a network, by its settings; empty where it
+ * stays on this machine. Throws `config-invalid` where nobody asked for that.
+ */
+export function plainOverNetwork(config: GatewayConfig): string[] {
+  const { listen, downstream, upstream, insecure } = config;
+  const places = [
+    ["listen.host", listen.host],
+    ["downstream.listen.host", downstream?.listen.host ?? "localhost"],
+    ["upstream", placeOf(upstream).host],
+  ] as const;
+  const open = places.filter(([, host]) => !loopback.test(host)).map((one) => one.join(" "));
+  if (open.length === 0 || insecure) return open;
+  throw new TributaryError(
+    "config-invalid",
+    `${open.join(", ")}: without an identity nothing but this machine's own loopback addresses is spoken to; enrol the gateway with \`tributary gateway enrol\`, or set insecure`,
+  );
+}

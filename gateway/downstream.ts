@@ -8,9 +8,9 @@ import type { Clock } from "@tributary/proto/host/clock.js";
 import type { Disk } from "@tributary/proto/host/disk.js";
 import type { IsVoid } from "@tributary/proto/identity/denylist.js";
 import { createAttachments, type Members } from "@tributary/proto/tier/attach.js";
-import { listenGrpc } from "@tributary/proto/tier/grpc-server.js";
+import { listenGrpc, type TierSecurity } from "@tributary/proto/tier/grpc-server.js";
 import { createInbox } from "@tributary/proto/tier/inbox.js";
-import { type AnswerPort, createService } from "@tributary/proto/tier/service.js";
+import { type AnswerPort, createService, type EnrolPort } from "@tributary/proto/tier/service.js";
 import { SPOOL_FOLDER } from "@tributary/proto/tier/spool.js";
 import type { TrustKeeper } from "@tributary/proto/tier/trust.js";
 import { encodeCbor } from "@tributary/proto/wire/cbor.js";
@@ -71,6 +71,10 @@ export type DownstreamOptions = {
   readonly above: () => readonly string[];
   /** Undefined where the gateway belongs to no fleet. */
   readonly trust: () => TrustKeeper | undefined;
+  /** What this gateway shows those below, and checks them by; in the clear without it. */
+  readonly security?: TierSecurity | undefined;
+  /** Passes enrolments and renewals from below on; undefined where there is no way to an authority. */
+  readonly enrol?: EnrolPort | undefined;
   /** Passes signed updates from below on. */
   readonly answerChallenge: AnswerPort;
   readonly onDeviceChange: (change: DeviceChange) => void;
@@ -163,6 +167,7 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
     inbox,
     openModel: (_model, digest) => modelsBelow.open(digest),
     answerChallenge: options.answerChallenge,
+    enrol: options.enrol,
     events,
   });
   const close = async () => {
@@ -171,7 +176,13 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
     await inbox.close();
     await branches.close();
   };
-  const listening = (options.listen ?? listenGrpc)(service, address, clock, events);
+  const listening = (options.listen ?? listenGrpc)(
+    service,
+    address,
+    clock,
+    events,
+    options.security,
+  );
   const server = await listening.catch(async (error: unknown) => {
     await close();
     throw error;
@@ -202,8 +213,7 @@ export async function openDownstream(options: DownstreamOptions): Promise<Downst
       const value = { denylistSequence: BigInt(sequence), denylist: text };
       attachments.links.broadcast({ message: { $case: "trust", value } });
     },
-    challenge: (value) =>
-      attachments.links.broadcast({ message: { $case: "challenge", value } }),
+    challenge: (value) => attachments.links.broadcast({ message: { $case: "challenge", value } }),
     cut: attachments.shut,
     async close() {
       attachments.close();

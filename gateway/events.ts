@@ -9,6 +9,18 @@ export type DenylistWay = "upstream" | "below" | "device" | "file" | "grant";
 export type GatewayEvent =
   | LinkEvent
   | { level: "info"; name: "downstream-started"; gateway: string; port: number }
+  | { level: "info"; name: "enrolled"; gateway: string; fleet: string; endsMs: number }
+  | { level: "warn"; name: "enrolment-waits"; code: string; message: string; retryMs: number }
+  | { level: "info"; name: "certificate-renewed"; endsMs: number }
+  | {
+      level: "warn";
+      name: "certificate-not-renewed";
+      code: string;
+      message: string;
+      endsMs: number;
+      retryMs: number;
+    }
+  | { level: "warn"; name: "insecure"; message: string }
   | { level: "info"; name: "uplink-path"; path: string }
   | { level: "error"; name: "gateway-loop"; gateway: string; message: string }
   | { level: "info"; name: "branch-opened"; round: string; gateways: number; devices: number }

@@ -7,21 +7,32 @@ import { loadKernel } from "@tributary/proto/host/wasm.js";
 import type { Kernel } from "@tributary/proto/kernel/kernel.js";
 import { limits as tier } from "@tributary/proto/tier/limits.js";
 import { createAncestry } from "./ancestry.js";
+import { askEitherWay, askUpstream } from "./ask-authority.js";
 import { openBallast } from "./ballast.js";
 import { type BrokerOptions, createBroker, type DeviceLink } from "./broker.js";
 import { bufferBudgets } from "./budgets.js";
 import { buildDateMs } from "./build-date.js";
 import { createChallenges } from "./challenges.js";
-import type { GatewayConfig } from "./config.js";
+import {
+  authorityPlaceOf,
+  type GatewayConfig,
+  plainOverNetwork,
+  proxyPlaceOf,
+  upstreamHostOf,
+} from "./config.js";
 import { openDenylist } from "./denylist.js";
 import { createCarriers } from "./denylist-carriers.js";
 import { openImports } from "./denylist-import.js";
+import { createDeviceAccess } from "./device-access.js";
+import { openCutGrace } from "./device-access-grace.js";
+import { createDeviceEnrol } from "./device-enrol.js";
 import { createDeviceRegistry } from "./devices.js";
 import { type Downstream, type DownstreamOptions, openDownstream } from "./downstream.js";
 import { createDrops } from "./drops.js";
+import { startingIdentity } from "./enrol.js";
 import type { GatewayEvents } from "./events.js";
-import type { GatewayIdentity } from "./identity.js";
 import { checkHealth, type HealthFault } from "./health.js";
+import type { GatewayIdentity } from "./identity.js";
 import { fullIdleOf } from "./idle.js";
 import { createInbound } from "./inbound.js";
 import { refuseDamagedIndex } from "./index-files.js";
@@ -32,6 +43,7 @@ import { openOutbox } from "./outbox.js";
 import { createParts, type Parts } from "./parts.js";
 import { createPublications } from "./publications.js";
 import { createRate } from "./rate.js";
+import { createRenewal } from "./renewal.js";
 import { adviseRepair, refuseLostIndex } from "./repair-advice.js";
 import { createReplies } from "./replies.js";
 import { createReport } from "./report.js";
@@ -49,9 +61,25 @@ import { createStorage, type Storage } from "./storage.js";
 import { type Database, openStore } from "./store.js";
 import { openTelemetry, type Telemetry } from "./telemetry.js";
 import { createUplink, type Uplink, type UplinkFacts } from "./uplink.js";
-import { createUpstream, type Upstream } from "./upstream.js";
+import { createUpstream, type Upstream, type UpstreamWay } from "./upstream.js";
+import { tierIdentityOf, upstreamCredentials } from "./upstream-credentials.js";
 import { watchWrites } from "./watched-disk.js";
 import { createWindows, type Windows, whileOpen, windowTimeMs } from "./windows.js";
+
+/** How the upstream is reached: over TLS where this gateway has an identity. */
+function wayUp(
+  config: GatewayConfig,
+  identity: GatewayIdentity | undefined,
+  { nowMs }: SiteTime,
+): UpstreamWay {
+  const { upstreamName } = config;
+  const proxy = proxyPlaceOf(config);
+  return {
+    credentials:
+      identity && upstreamCredentials(identity, upstreamName, upstreamHostOf(config), nowMs),
+    proxy: proxy && `${proxy.host.includes(":") ? `[${proxy.host}]` : proxy.host}:${proxy.port}`,
+  };
+}
 
 export type Gateway = {
   /** The port on which the broker listens. */
@@ -137,6 +165,22 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   }
 
   try {
+    const own =
+      parts.identity === undefined && parts.disk === undefined
+        ? await startingIdentity(config, {
+            place: authorityPlaceOf(config),
+            nowMs: () => Math.max(clock.nowMs(), buildDateMs),
+            random,
+            clock,
+            events,
+          })
+        : undefined;
+    const identity = parts.identity ?? own;
+    const open = identity === undefined ? plainOverNetwork(config) : [];
+    if (open.length > 0) {
+      const message = `in the clear, for anybody on the network to read and change: ${open.join(", ")}`;
+      events({ level: "warn", name: "insecure", message });
+    }
     if (parts.database === undefined) {
       await refuseLostIndex(disk, dataDir);
       await refuseDamagedIndex(join(dataDir, "index"));
@@ -157,7 +201,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     const outbox = await openOutbox(disk, store, time, events);
     teardown.push(() => outbox.close());
 
-    const upstream = parts.upstream ?? createUpstream(config.upstream, clock);
+    const upstream =
+      parts.upstream ?? createUpstream(config.upstream, clock, wayUp(config, identity, time));
     teardown.push(() => upstream.close());
     // Made below; what is above them calls them only once all stand.
     let uplink: Uplink | undefined;
@@ -168,6 +213,19 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     let downstream: Downstream | undefined;
     const ancestry = createAncestry(clock);
     const attached = () => uplink?.attached ?? false;
+
+    const ask = askUpstream(upstream, attached);
+    const renewal =
+      own &&
+      createRenewal({
+        identity: own,
+        ask: askEitherWay(ask, authorityPlaceOf(config), own, time.nowMs),
+        nowMs: time.nowMs,
+        clock,
+        random,
+        events,
+      });
+    teardown.push(() => renewal?.close());
 
     const rate = createRate(config.uplink.bytesPerSecond, clock);
     const budgets = bufferBudgets(config);
@@ -228,16 +286,26 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       uplink?.deviceChanged(change);
     });
     const inbound = createInbound();
+    const grace = identity && (await openCutGrace({ store, nowMs: time.nowMs, clock }));
+    teardown.push(() => grace?.close());
     const link = await (parts.broker ?? createBroker)({
       site,
       handlers: inbound.handlers,
       clock,
+      ...(identity &&
+        grace && {
+          identity,
+          admission: createDeviceAccess({
+            identity,
+            nowMs: time.nowMs,
+            spares: grace.spares,
+          }),
+        }),
     });
     const drops = createDrops(clock, events);
     teardown.push(() => drops.close());
     teardown.push(() => link.close());
     const replies = createReplies(link, events, config.retryAfterMs);
-    const { identity } = parts;
     const denylist =
       identity &&
       (await openDenylist({
@@ -369,6 +437,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         telemetry: notes.below,
         above: ancestry.above,
         trust: () => denylist?.keeper,
+        security: identity && { identity: tierIdentityOf(identity), nowMs: time.nowMs },
+        enrol: identity && ((request, claim) => ask(claim ?? "", request)),
         async answerChallenge(messages) {
           if (upstream.answerChallenge === undefined) return { ok: true, taken: 0 };
           return { ok: true, taken: await upstream.answerChallenge(messages) };
@@ -433,6 +503,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       handlers: {
         onTime: time.hear,
         onAttached() {
+          renewal?.kick();
           models.kick();
           shipping.kick();
           telemetry?.attached();
@@ -440,6 +511,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         onPath(path) {
           const { whole } = ancestry;
           ancestry.heard(path);
+          grace?.linked(ancestry.whole);
           events({ level: "info", name: "uplink-path", path: path.join(" < ") });
           downstream?.pathChanged();
           if (!whole && ancestry.whole) rounds.attached();
@@ -447,6 +519,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
         },
         onDetached() {
           ancestry.lost();
+          grace?.linked(false);
           downstream?.pathChanged();
           rounds.detached();
         },
@@ -493,6 +566,8 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       rounds,
       publications,
       carriers,
+      enrol:
+        identity && createDeviceEnrol({ site, ask, retryAfterMs: config.retryAfterMs, events }),
       replies,
       drops,
       events,

@@ -226,4 +226,17 @@ export const limits = {
   statusIdleMs: 10_000,
   /** Between two attempts to seal a round whose Partial could not be written, in milliseconds. */
   sealRetryMs: 2_000,
+
+  /** From a call to a connection that is up, and to the end of its TLS handshake, in milliseconds. */
+  connectMs: 15_000,
+  /** The authority's answer to an enrolment or a renewal, in bytes. A longer one is a failure. */
+  grantBytes: 4 * 1024 * 1024,
+  /** Waits between attempts to enrol, where the cloud is away or somebody must accept it first. */
+  enrolBackoff: { baseMs: 2_000, capMs: 60_000 },
+  /** Waits between attempts to renew the own certificate. */
+  renewalBackoff: { baseMs: 30_000, capMs: 60 * 60_000 },
+  /** Between looks at whether it is due, at most, in milliseconds: the clock may have been set. */
+  renewalLookMs: 60 * 60_000,
+  /** After a renewal the next one follows no sooner, in milliseconds, however short certificates live. */
+  renewalPauseMs: 1_000,
 } as const;

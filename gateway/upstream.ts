@@ -1,4 +1,5 @@
 import {
+  type ChannelCredentials,
   type ClientOptions,
   type ClientWritableStream,
   credentials,
@@ -19,10 +20,12 @@ import type {
 } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import { ReducerServiceClient } from "@tributary/proto/gen/tributary/v1/reducer.js";
 import type { Clock } from "@tributary/proto/host/clock.js";
+import { type Grant, readGrant } from "@tributary/proto/identity/grant.js";
 import { CODE_KEY } from "@tributary/proto/tier/grpc-status.js";
 import { isCode, isRetryable } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { limits as wire } from "@tributary/proto/wire/limits.js";
+import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import { limits } from "./limits.js";
 import { linkReason } from "./link-reason.js";
 
@@ -49,6 +52,11 @@ export type Upstream = {
   fetchModel(request: FetchModelRequest): AsyncIterable<FetchModelResponse>;
   /** Hands in signed updates; how many were taken. Left out where nobody is asked for any. */
   answerChallenge?(messages: AsyncIterable<AnswerChallengeRequest>): Promise<number>;
+  /**
+   * Takes a signing request to the fleet's authority, with a claim or, to renew, with an empty one. Left
+   * out where there is no way to one.
+   */
+  enrol?(claim: string, request: string): Promise<Verdict<{ readonly grant: Grant }>>;
   close(): void;
 };
 
@@ -67,9 +75,23 @@ const channelOptions: ClientOptions = {
 
 const unset: PartialState = { receivedBytes: 0n, receipt: undefined, refusal: undefined };
 
+export type UpstreamWay = {
+  /** Opens TLS; in the clear without it. */
+  readonly credentials?: ChannelCredentials | undefined;
+  /** host:port of an HTTP proxy. */
+  readonly proxy?: string | undefined;
+};
+
 /** @param address host:port. Nothing is connected before the first call. */
-export function createUpstream(address: string, clock: Clock): Upstream {
-  const client = new ReducerServiceClient(address, credentials.createInsecure(), channelOptions);
+export function createUpstream(address: string, clock: Clock, way: UpstreamWay = {}): Upstream {
+  const client = new ReducerServiceClient(
+    way.proxy ?? address,
+    way.credentials ?? credentials.createInsecure(),
+    {
+      ...channelOptions,
+      ...(way.proxy !== undefined && { "grpc.http_connect_target": `dns:${address}` }),
+    },
+  );
   const within = (ms: number) => ({ deadline: new Date(clock.nowMs() + ms) });
 
   /** Cancels a call on which nothing has moved for the stall time. */
@@ -187,6 +209,30 @@ export function createUpstream(address: string, clock: Clock): Upstream {
         stall.end();
         call.cancel();
       }
+    },
+    enrol(claim, request) {
+      return new Promise((resolve, reject) => {
+        client.enrol(
+          { claim, request },
+          new Metadata(),
+          within(limits.callTimeoutMs),
+          (error, response) => {
+            if (error) return reject(linkError("Enrol", error));
+            const { refusal } = response;
+            if (refusal !== undefined)
+              return resolve(
+                isCode(refusal.code)
+                  ? refuse(refusal.code, refusal.message)
+                  : refuse("uplink-away", `${refusal.code}: ${refusal.message}`),
+              );
+            const grant = readGrant(response.grant.toString("utf8"));
+            if (grant !== undefined) return resolve({ ok: true, grant });
+            reject(
+              new TributaryError("grant-malformed", "the answer to Enrol is none that is known"),
+            );
+          },
+        );
+      });
     },
     close: () => client.close(),
   };
