@@ -16,6 +16,7 @@ import { createProjects } from "./access/projects.js";
 import { openAlarms } from "./alarms.js";
 import { startApi } from "./api/server.js";
 import { type Audit, createAudit } from "./audit/audit.js";
+import { watchKeyChanges } from "./audit/key-watch.js";
 import { type Authority, openAuthority } from "./authority/authority.js";
 import { openServerIdentity, type ServerIdentity } from "./authority/server-identity.js";
 import { deviceKeys } from "./challenge-keys.js";
@@ -180,6 +181,12 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
         rules: config.authority,
         events,
       }));
+    if (own !== undefined && authority !== undefined) {
+      const failed = (error: unknown) =>
+        events({ level: "error", name: "audit-failed", action: "keys", message: String(error) });
+      const keyWatch = await watchKeyChanges({ authority, store: own.audit, clock, failed });
+      teardown.push(async () => keyWatch.close());
+    }
     if (authority !== undefined) {
       spread = await createDenylistSpread({ authority, attachments, gateways, clock, events });
       teardown.push(async () => spread?.close());

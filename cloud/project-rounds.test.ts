@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { AuditLine } from "./audit/chain.js";
 import { paramsOf } from "./testing/cloud.js";
 import { gatewayWith, sharedCloud } from "./testing/shared-cloud.js";
 
@@ -47,6 +48,21 @@ test("a project's session trains at the project's own sites, and hands its model
     await other.contribute(theirs, 1);
     // The first model that it is told of is this one: it was told of none of the other project's.
     assert.equal((await other.next("modelPublished")).session, "plain-run");
+    await cloud.event((e) => e.name === "session-finished" && e.session === "plain-run");
+    // Of all that the sessions wrote since, what was asked for is on the audit log, once each.
+    const log = (await (await fetch(`${api}/audit`)).json()) as { items: readonly AuditLine[] };
+    assert.deepEqual(
+      log.items.map(({ action, outcome, project }) => [action, outcome, project]),
+      [
+        ["POST /projects", "done", null],
+        ["POST /projects/:id/sites", "done", null],
+        ["POST /projects/:id/sites", "unknown-project", null],
+        ["POST /models", "done", "red"],
+        ["POST /sessions", "invalid-request", "red"],
+        ["POST /sessions", "done", "red"],
+        ["POST /sessions", "done", "default"],
+      ],
+    );
   } finally {
     red.close();
     other.close();

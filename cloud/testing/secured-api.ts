@@ -62,6 +62,7 @@ export async function securedApi({
   });
   let count = 0;
   return {
+    dir,
     api,
     store,
     keys,
