@@ -203,9 +203,6 @@ export type CloudEvent =
     }
   | { level: "warn"; name: "challenge-unsent"; challenge: string; message: string }
   | { level: "error"; name: "challenge-unrecorded"; challenge: string; message: string }
-  /** Nobody is asked for a token: there is no authority. */
-  | { level: "warn"; name: "access-open" }
-  | { level: "error"; name: "audit-failed"; action: string; message: string }
   | {
       level: "info";
       name: "denylist-in-effect";
