@@ -22,6 +22,7 @@ import { packageRoutes } from "./packages.js";
 import type { Api, ApiPorts } from "./ports.js";
 import { problem, sendProblem } from "./problem.js";
 import { projectRoutes } from "./projects.js";
+import { rolloutRoutes } from "./rollouts.js";
 import { secureServers } from "./secure.js";
 import { sessionRoutes } from "./sessions.js";
 
@@ -78,6 +79,7 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
       denylistRoutes(scope, ports);
       alarmRoutes(scope, ports);
       challengeRoutes(scope, ports);
+      rolloutRoutes(scope, ports);
       accessRoutes(scope, ports);
       projectRoutes(scope, ports);
       auditRoutes(scope, ports);

@@ -91,6 +91,7 @@ export async function install(
   if (options.key !== undefined) trust = await narrowed(trust, options.key);
   if (trust === undefined)
     return refuse("bundle-signature", `the bundle is not signed by the key ${options.key}`);
+  await mkdir(dirname(home), { recursive: true, mode: 0o755 });
   await mkdir(home, { recursive: true, mode: 0o700 });
   const setup = join(home, "setup.new");
   await rm(setup, { recursive: true, force: true });
