@@ -118,6 +118,33 @@ describe("signed updates", () => {
     await kept.close();
   });
 
+  it("of a round that has sealed do not hold up the next one's", async () => {
+    const { disk, open } = stage();
+    let finish = () => {};
+    const slow: MemoryDisk = {
+      ...disk,
+      async openAppend(path) {
+        const file = await disk.openAppend(path);
+        const sync = () => new Promise<void>((done) => (finish = done)).then(() => file.sync());
+        return path.includes("s.1") ? Object.assign(Object.create(file), { sync }) : file;
+      },
+    };
+    const kept = await stage({ disk: slow }).open();
+    const [a, b] = [signed("s.1", "a"), signed("s.2", "a")];
+    await kept.keep("a", a.begin, a.payload);
+    kept.sealed("s.1");
+    await kept.keep("a", b.begin, b.payload);
+    assert.ok(await kept.read("s.1", "a"));
+    assert.ok(await kept.read("s.2", "a"));
+    const closed = kept.close();
+    finish();
+    await closed;
+    disk.crash();
+    const again = await open();
+    assert.ok(await again.read("s.1", "a"));
+    await again.close();
+  });
+
   it("go when they are old", async () => {
     const { open, said, time } = stage({ keepMs: DAY_MS });
     const kept = await open();

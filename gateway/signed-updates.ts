@@ -78,6 +78,8 @@ export async function openSignedUpdates(options: SignedUpdatesOptions): Promise<
   /** By round, the oldest first. */
   const rounds = new Map<string, Kept>();
   let bytes = 0;
+  /** Files of sealed rounds that are being synced. */
+  const syncs = new Set<Promise<void>>();
   /** Disk work, one thing after the other. */
   let work: Promise<unknown> = Promise.resolve();
   const inTurn = <T>(task: () => Promise<T>): Promise<T> => {
@@ -181,11 +183,11 @@ export async function openSignedUpdates(options: SignedUpdatesOptions): Promise<
         const file = kept?.file;
         if (kept === undefined || file === undefined) return;
         kept.file = undefined;
-        try {
-          await file.sync();
-        } finally {
-          await file.close();
-        }
+        // Not in turn: the next round's updates do not wait for the disk to take all of this one's.
+        const syncing = endFile(file)
+          .catch(report)
+          .finally(() => syncs.delete(syncing));
+        syncs.add(syncing);
       }).catch(report);
     },
     read: (round, device) =>
@@ -211,11 +213,19 @@ export async function openSignedUpdates(options: SignedUpdatesOptions): Promise<
         for (const kept of rounds.values()) {
           const { file } = kept;
           kept.file = undefined;
-          await file?.sync().catch(report);
-          await file?.close().catch(report);
+          if (file !== undefined) await endFile(file).catch(report);
         }
+        await Promise.all(syncs);
       }),
   };
+}
+
+async function endFile(file: AppendFile): Promise<void> {
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }
 
 function newRound(round: string, atMs: number): Kept {
