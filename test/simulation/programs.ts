@@ -129,6 +129,8 @@ export function gatewayProgram(setting: Setting, gateway: GatewaySettings): Gate
           gateway: name,
           dataDir: "simulated",
           upstream: `${above}:1`,
+          // The names of the simulation's network are nobody's loopback.
+          insecure: true,
           ...(below && {
             downstream: {
               listen: { port: 1 },
