@@ -1,6 +1,8 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { type Api, createApi } from "../cli/api.js";
 import { type LinkProxy, openLinkProxy } from "./faults/proxy.js";
+import { makeKeys, type Scope } from "./keys.js";
 import type { Processes, TierLine, TierProcess } from "./processes.js";
 
 /** What runs on one site: a gateway, the link above it, and a process with its devices. */
@@ -15,6 +17,8 @@ export type FloorSpec = {
   readonly sites: readonly SiteSpec[];
   /** ES module with `createTrainer`. */
   readonly trainerModule: string;
+  /** Whether everybody has keys and shows who he is; else all is in the clear, and anybody's. */
+  readonly secure: boolean;
 };
 
 export type Site = SiteSpec & {
@@ -29,7 +33,8 @@ export type Site = SiteSpec & {
 
 /** The whole factory floor, as operating-system processes. */
 export type Floor = {
-  readonly cloudUrl: string;
+  /** The cloud's. */
+  readonly api: Api;
   readonly auditDir: string;
   readonly sites: readonly Site[];
   close(): Promise<void>;
@@ -44,19 +49,25 @@ export async function startFloor(spec: FloorSpec, processes: Processes): Promise
   await mkdir(join(directory, "config"), { recursive: true });
   await mkdir(auditDir, { recursive: true });
 
+  const cloudDir = join(directory, "cloud");
+  const keys = spec.secure ? await makeKeys(cloudDir, processes) : undefined;
   const cloud = await startTier(processes, directory, "cloud", "cloud", "cloud-started", {
-    dataDir: join(directory, "cloud"),
+    dataDir: cloudDir,
     grpc: { port: 0 },
     http: { port: 0 },
     heartbeatIntervalMs: HEARTBEAT_MS,
     log: "json",
   });
-  const grpcPort = portIn(cloud.line, "grpcPort");
-  const sites = await Promise.all(
-    spec.sites.map((site) => startSite(spec, site, grpcPort, auditDir, processes)),
-  );
+  const address = `127.0.0.1:${portIn(cloud.line, "httpPort")}`;
+  const api = keys?.api(`https://${address}`) ?? createApi({ url: `http://${address}` });
+  const stage = {
+    ...{ spec, auditDir, processes },
+    grpcPort: portIn(cloud.line, "grpcPort"),
+    door: keys && { authority: `https://${address}`, claim: keys.claim.bind(keys, api) },
+  };
+  const sites = await Promise.all(spec.sites.map((site) => startSite(stage, site)));
   return {
-    cloudUrl: `http://127.0.0.1:${portIn(cloud.line, "httpPort")}`,
+    api,
     auditDir,
     sites,
     async close() {
@@ -66,21 +77,37 @@ export async function startFloor(spec: FloorSpec, processes: Processes): Promise
   };
 }
 
-async function startSite(
-  spec: FloorSpec,
-  site: SiteSpec,
-  grpcPort: number,
-  auditDir: string,
-  processes: Processes,
-): Promise<Site> {
+type Stage = {
+  readonly spec: FloorSpec;
+  readonly grpcPort: number;
+  readonly auditDir: string;
+  readonly processes: Processes;
+  /** How newcomers get in; absent where everybody may. */
+  readonly door:
+    | {
+        readonly authority: string;
+        claim(scope: Scope, file: string): Promise<void>;
+      }
+    | undefined;
+};
+
+async function startSite(stage: Stage, site: SiteSpec): Promise<Site> {
+  const { spec, grpcPort, auditDir, processes, door } = stage;
   const { directory } = spec;
+  const dataDir = join(directory, site.gateway);
+  const scope = { site: site.site } as const;
+  await door?.claim(
+    { ...scope, kind: "gateway", name: site.gateway, uses: 1 },
+    join(dataDir, "identity", "claim"),
+  );
   const link = await openLinkProxy(grpcPort);
   const gatewayConfig = (port: number) => ({
     site: site.site,
     gateway: site.gateway,
-    dataDir: join(directory, site.gateway),
+    dataDir,
     listen: { port },
     upstream: `127.0.0.1:${link.port}`,
+    authority: door?.authority,
     reconnect: { baseMs: 100, capMs: 1_000 },
     status: { port: 0 },
     log: "json",
@@ -100,6 +127,12 @@ async function startSite(
   const first = await startGateway(0);
   let { statusUrl } = first;
   const mqttPort = portIn(first.line, "port");
+  const claimFile = door && join(directory, "config", `devices-${site.site}.claim`);
+  if (claimFile !== undefined)
+    await door?.claim(
+      { ...scope, kind: "device", name: "*", uses: site.devices.length },
+      claimFile,
+    );
   const devices = await startTier(
     processes,
     directory,
@@ -108,7 +141,8 @@ async function startSite(
     "started",
     {
       site: site.site,
-      gateway: `mqtt://127.0.0.1:${mqttPort}`,
+      gateway: `${door ? "mqtts" : "mqtt"}://127.0.0.1:${mqttPort}`,
+      claimFile,
       devices: site.devices,
       dataDir: join(directory, `devices-${site.site}`),
       trainer: { module: spec.trainerModule },

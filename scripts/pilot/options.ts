@@ -10,6 +10,7 @@ export type PilotOptions = {
   readonly faults: boolean;
   /** In place of the cut that the faults have: one that lasts for a time. */
   readonly outage: Outage | undefined;
+  readonly secure: boolean;
   readonly keep: boolean;
   readonly report: string | undefined;
   readonly csv: string | undefined;
@@ -58,6 +59,7 @@ export function readOptions(argv: readonly string[]): PilotOptions {
         "cut one site's uplink for so long, such as 10m or 6h; time-scaled",
       ).argParser(readOutage),
     )
+    .option("--plain", "give nobody keys: every link in the clear", false)
     .option("--keep", "keep the data directory", false)
     .option("--report <file>", "write the report as JSON to this file")
     .option("--csv <dir>", "train on sensor logs: each folder a site, each CSV file a device")
@@ -81,6 +83,7 @@ export function readOptions(argv: readonly string[]): PilotOptions {
     seed: given.seed,
     faults: given.faults,
     outage: given.outage,
+    secure: !given.plain,
     keep: given.keep,
     report: given.report,
     csv: given.csv,

@@ -23,6 +23,8 @@ export type TierProcess = {
 
 export type Processes = {
   start(name: string, args: readonly string[]): TierProcess;
+  /** Runs a command to its end. Rejects when it fails. */
+  run(name: string, args: readonly string[]): Promise<void>;
   entries(): ProcessEntry[];
   /** Called when a process ends that nobody asked to end. */
   onUnexpectedEnd(listener: (name: string, how: string, log: string) => void): void;
@@ -35,17 +37,27 @@ const bin = fileURLToPath(new URL("../../bin/tributary.js", import.meta.url));
 const STOP_LIMIT_MS = 8_000;
 
 export function createProcesses(logDir: string, elapsedMs: () => number): Processes {
+  const spawned = (args: readonly string[]) =>
+    spawn(process.execPath, [bin, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  const logOf = (name: string) => join(logDir, `${name}.log`);
   const started: { process: TierProcess; entry: () => ProcessEntry }[] = [];
   let unexpected: (name: string, how: string, log: string) => void = () => {};
 
   return {
     start(name, args) {
-      const child = spawn(process.execPath, [bin, ...args], { stdio: ["ignore", "pipe", "pipe"] });
-      const tier = watch(name, child, join(logDir, `${name}.log`), elapsedMs, (how, log) =>
+      const child = spawned(args);
+      const tier = watch(name, child, logOf(name), elapsedMs, (how, log) =>
         unexpected(name, how, log),
       );
       started.push(tier);
       return tier.process;
+    },
+    async run(name, args) {
+      const child = spawned(args);
+      const tier = watch(name, child, logOf(name), elapsedMs, () => {});
+      await tier.process.gone;
+      if (child.exitCode !== 0)
+        throw new Error(`${name} ended (exit code ${child.exitCode}); see ${logOf(name)}`);
     },
     entries: () => started.map(({ entry }) => entry()),
     onUnexpectedEnd(listener) {

@@ -1,4 +1,3 @@
-import { createApi } from "../cli/api.js";
 import { wrapped } from "../cli/text/wrap.js";
 import { type BufferWatch, watchBuffers } from "./buffers.js";
 import {
@@ -43,7 +42,10 @@ export async function runPilot(run: PilotRun): Promise<PilotReport> {
   const floor = await Promise.race([
     broken,
     startFloor(
-      { directory: run.directory, sites: mode.sites, trainerModule: mode.trainerModule },
+      {
+        ...{ directory: run.directory, secure: run.options.secure },
+        ...{ sites: mode.sites, trainerModule: mode.trainerModule },
+      },
       processes,
     ),
   ]);
@@ -66,7 +68,7 @@ async function withFloor(
   broken: Promise<never>,
 ): Promise<PilotReport> {
   const { mode, view, elapsedMs } = run;
-  const api = createApi({ url: floor.cloudUrl });
+  const { api } = floor;
   const sessions: string[] = [];
   const accuracies = new Map<string, number>();
   const faults: FaultEntry[] = [];
