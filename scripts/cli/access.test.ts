@@ -104,6 +104,14 @@ test("a project is made, given a site, and joined by invitation", async () => {
   const invited = await as("ada", "project", "invite", "red", "--role", "trainer");
   const joined = await as("guest", "project", "join", invited.stdout.trimEnd());
   assert.equal(joined.stdout, "trainer of red\n", joined.stderr);
+  const spare = await as("ada", "project", "invite", "red", "--role", "viewer");
+  const [, invitation = ""] = /^invitation (\S+): viewer of red/.exec(spare.stderr) ?? [];
+  const back = await as("ada", "project", "invitations", "red", "--revoke", invitation);
+  assert.equal(back.stdout, `invitation ${invitation}: taken back\n`);
+  const shown = (await as("ada", "project", "invitations", "red")).stdout;
+  assert.match(shown, new RegExp(`${invitation} +viewer +taken back`));
+  assert.match(shown, /trainer +accepted: user:guest/);
+  assert.ok(!shown.includes(spare.stdout.trimEnd()));
   const mine = await as("guest", "project", "list");
   assert.match(mine.stdout, /red/);
   assert.doesNotMatch(mine.stdout, /blue/);

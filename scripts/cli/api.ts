@@ -80,6 +80,8 @@ export type Api = {
     project: string,
     to: object,
   ): Promise<{ readonly invitation: InvitationView; readonly text: string }>;
+  invitations(project: string): AsyncGenerator<InvitationView>;
+  revokeInvitation(project: string, id: string): Promise<InvitationView>;
   acceptInvitation(invitation: string): Promise<MemberRow>;
   /** Oldest first. */
   audit(filter: Readonly<Record<string, string>>): AsyncGenerator<AuditLine>;
@@ -165,6 +167,9 @@ export function createApi(options: HttpOptions): Api {
     removeMember: (project, subject) =>
       post(`/projects/${part(project)}/members/remove`, { json: { subject } }),
     invite: (project, to) => post(`/projects/${part(project)}/invitations`, { json: to }),
+    invitations: (project) => list(`/projects/${part(project)}/invitations`),
+    revokeInvitation: (project, id) =>
+      post(`/projects/${part(project)}/invitations/${part(id)}/revoke`),
     acceptInvitation: (invitation) => post("/invitations/accept", { json: { invitation } }),
     audit: (filter) => list("/audit", { ...filter, limit: "500" }),
     denylist: () => get("/denylist"),

@@ -93,6 +93,7 @@ test("the command tree is the one that is promised", () => {
       "project sites",
       "project members",
       "project invite",
+      "project invitations",
       "project join",
       "audit",
       "audit list",

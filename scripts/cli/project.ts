@@ -1,3 +1,4 @@
+import type { InvitationView } from "@tributary/cloud/access/projects.js";
 import type { MemberRow, ProjectRow } from "@tributary/cloud/store/access-rows.js";
 import { roles } from "@tributary/proto/identity/tokens.js";
 import { type Command, Option } from "commander";
@@ -19,6 +20,20 @@ const memberColumns: readonly Column<MemberRow>[] = [
   { title: "ROLE", cell: ({ role }) => role },
   { title: "SINCE", cell: ({ addedAtMs }) => time(addedAtMs) },
   { title: "INVITED BY", cell: ({ addedBy }) => addedBy },
+];
+
+const invitationColumns = (nowMs: number): readonly Column<InvitationView>[] => [
+  { title: "INVITATION", cell: ({ id }) => id },
+  { title: "ROLE", cell: ({ role }) => role },
+  {
+    title: "STATE",
+    cell: ({ state, acceptedBy, expiresAtMs }) => {
+      if (state === "revoked") return "taken back";
+      if (state === "accepted") return `accepted: ${acceptedBy}`;
+      return expiresAtMs <= nowMs ? "ended" : "open";
+    },
+  },
+  { title: "ENDS", cell: ({ expiresAtMs }) => time(expiresAtMs) },
 ];
 
 /** Adds the commands for projects: workspaces with sites, sessions, models and members of their own. */
@@ -55,6 +70,7 @@ export function addProjectCommands(project: Command, world: World): void {
     });
   addMembers(project, world);
   addInvite(project, world);
+  addInvitations(project, world);
   project
     .command("join")
     .description("become a member with an invitation")
@@ -113,6 +129,28 @@ needs a token, the fleet's own or the provider's; one without roles will do.`,
       const { id: invitation, expiresAtMs } = made.invitation;
       world.stderr.write(
         `invitation ${invitation}: ${role} of ${id}, until ${time(expiresAtMs)}\n`,
+      );
+    });
+}
+
+function addInvitations(project: Command, world: World): void {
+  project
+    .command("invitations")
+    .description("show a project's invitations, or take one back")
+    .argument("<id>", "the project; * for all projects")
+    .option("--revoke <invitation>", "one that nobody accepted yet")
+    .action(async (id: string, _options: unknown, command: Command) => {
+      const options = command.optsWithGlobals<GlobalOptions & { revoke?: string }>();
+      const api = apiOf(world, options);
+      if (options.revoke !== undefined) {
+        const revoked = await api.revokeInvitation(id, options.revoke);
+        return show(world, options, revoked, () => `invitation ${revoked.id}: taken back\n`);
+      }
+      const invitations = await firstOf(api.invitations(id));
+      show(world, options, invitations, () =>
+        invitations.length === 0
+          ? "no invitation yet; make one with `tributary project invite`\n"
+          : table(invitationColumns(world.nowMs()), invitations, world.stdout.width),
       );
     });
 }
