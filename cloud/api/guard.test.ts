@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { connect } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { makeKey, publicJwk } from "@tributary/proto/identity/keys.js";
 import { signDeviceToken } from "@tributary/proto/identity/tokens.js";
@@ -93,6 +94,25 @@ describe("the guard before every route", () => {
       /GET \/forgotten names no permission/,
     );
     await api.close();
+  });
+
+  test("an upload of somebody who may not is refused before its body comes", async () => {
+    const address = await secured.api.listen({ host: "127.0.0.1", port: 0 });
+    const viewer = await secured.token([{ project: "default", role: "viewer" }]);
+    for (const [shown, status] of [
+      ["", 401],
+      [`authorization: Bearer ${viewer}\r\n`, 403],
+    ] as const) {
+      const socket = connect(Number(new URL(address).port), "127.0.0.1");
+      const head = `POST /api/v1/models?name=m HTTP/1.1\r\nhost: 127.0.0.1\r\n${shown}`;
+      const body = "content-type: application/octet-stream\r\ncontent-length: 400000000\r\n\r\n";
+      socket.write(`${head}${body}`);
+      let answer = "";
+      // Nothing of the body is sent, and the connection ends all the same.
+      for await (const part of socket.setEncoding("utf8")) answer += part;
+      assert.match(answer, new RegExp(`^HTTP/1.1 ${status} `));
+      assert.match(answer, /connection: close/i);
+    }
   });
 
   const refused = async (token: string, code: string) => {
