@@ -169,7 +169,7 @@ export function createChallenges(options: ChallengesOptions): Challenges {
     const asked = draw(entry.contributors, count);
     const view: ChallengeView = {
       ...entry.identity,
-      id: random.id(26),
+      id: random.id(16),
       by,
       digest: entry.digest,
       session: splitNumberedId(entry.round)?.session ?? "",
