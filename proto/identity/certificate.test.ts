@@ -54,10 +54,13 @@ test("none, one of another authority, or one for the other side of TLS, is refus
 
 test("an authority is nobody's certificate, and a leaf is no authority", () => {
   assert.equal(code(judge([authority.certificate])), "certificate-untrusted");
+  assert.equal(code(judge([leaf(device, { issues: true })])), "certificate-untrusted");
   const below = createTestAuthority("press-7");
   const impostor = authority.certify(device, below.key);
   const made = below.certify({ ...device, name: "press-8" }, key);
   assert.equal(code(judge([made, impostor])), "certificate-untrusted");
+  const silent = authority.certify(device, below.key, { issues: false });
+  assert.equal(code(judge([made, silent])), "certificate-untrusted");
 });
 
 test("whoever trusts the older authority alone takes what the newer one issued, by the cross certificate", () => {

@@ -22,6 +22,8 @@ export type LeafContents = {
   readonly uses: readonly ("client" | "server")[];
   /** In place of the subject's URI. */
   readonly uris: readonly string[];
+  /** Says that it may issue others; false says nothing of what its key is for. */
+  readonly issues: boolean;
 };
 
 const DAY_MS = 86_400_000;
@@ -39,9 +41,11 @@ export function createTestAuthority(name = "test authority"): TestAuthority {
       const own = subject.kind === "device" ? ["client" as const] : ["client", "server"] as const;
       const { fromMs = nowMs - 300_000, toMs = nowMs + 30 * DAY_MS } = contents;
       const { uses = own, uris = [subjectUri(subject)] } = contents;
+      const { issues } = contents;
       const names = uris.map((uri) => der(0x86, Buffer.from(uri)));
       return write(subject.name, of, { fromMs, toMs }, [
-        extension("551d0f", bits(0x80, 7), true),
+        ...(issues ? authorityExtensions : []),
+        ...(issues === undefined ? [extension("551d0f", bits(0x80, 7), true)] : []),
         extension("551d25", sequence(...uses.map((use) => oid(usageOids[use])))),
         ...(names.length === 0 ? [] : [extension("551d11", sequence(...names))]),
       ]);

@@ -127,6 +127,27 @@ test("a name that is not found and an upstream that speaks no gRPC are told apar
   assert.equal(asDevice.found.get("trainer")?.outcome, "error");
 });
 
+test("a device that is to go over TLS is told what it lacks, and nothing to say", async () => {
+  const file = join(scratch, "tls-device.json");
+  const mute = createServer((socket) => {
+    socket.on("error", () => undefined).end("hello\r\n");
+  }).listen(0, "127.0.0.1");
+  servers.push(mute);
+  await once(mute, "listening");
+  const { port } = mute.address() as AddressInfo;
+  const trainer = { module: join(scratch, "none.js") };
+  const place = { site: "north", gateway: `mqtts://127.0.0.1:${port}`, dataDir: scratch };
+  writeFileSync(file, JSON.stringify({ ...place, device: "d-1", trainer }));
+  const { found } = await checkOf(file, "--tier", "device");
+  assert.match(found.get("identity d-1")?.advice ?? "", /claim create --kind device --name d-1/);
+  assert.equal(found.get("gateway MQTT over TLS")?.outcome, "error");
+  const claimFile = join(scratch, "claim");
+  writeFileSync(claimFile, "tc1", { mode: 0o600 });
+  writeFileSync(file, JSON.stringify({ ...place, claimFile, device: "d-1", trainer }));
+  const again = await checkOf(file, "--tier", "device");
+  assert.equal(again.found.get("identity d-1")?.outcome, "ok");
+});
+
 test("a folder that cannot be written to is an error", async () => {
   // Nobody makes files there, root neither.
   const { found } = await checkOf(await gatewayConfig("ro", { dataDir: "/proc/self/fd" }));

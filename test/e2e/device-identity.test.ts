@@ -23,6 +23,7 @@ import { publicKey } from "@tributary/proto/identity/keys.js";
 import { readRequest } from "@tributary/proto/identity/request.js";
 import { encodeEnvelope } from "@tributary/proto/wire/envelope.js";
 import { refuse } from "@tributary/proto/wire/verdict.js";
+import { placeOf, tryConnect, tryConnectTls } from "tributary/cli/check/network.js";
 import { createEventLog } from "../floor/event-log.js";
 import { createStepTrainer } from "../floor/trainer.js";
 import { until } from "../floor/until.js";
@@ -337,6 +338,12 @@ describe("an enrolled device", () => {
     const place = { dir: join(dir, "identity"), device: "dev-b", site: SITE };
     await assert.rejects(openIdentity(place), { code: "grant-malformed" });
   });
+});
+
+it("a look at the machine finds a broker with TLS as it should be, and one without not", async () => {
+  const { url } = await openGateway();
+  assert.equal(await tryConnectTls(placeOf(url), 20_000), undefined);
+  assert.notEqual(await tryConnect(placeOf(url), 20_000), undefined);
 });
 
 it("a grant for another key is not kept", async () => {

@@ -1,5 +1,6 @@
 import { lookup } from "node:dns/promises";
-import { connect, isIP } from "node:net";
+import { connect, isIP, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
 import { systemRandom } from "@tributary/proto/host/random.js";
 import { reasonOf } from "../failure.js";
 import { type Finding, failure, fine, skipped } from "./finding.js";
@@ -51,7 +52,7 @@ export async function checkReach(
       : failure(
           names.spoken,
           wrong,
-          `Is ${host}:${port} the ${who}, without TLS or a proxy between?`,
+          `Is ${host}:${port} the ${who}, with ${/TLS/.test(protocol) ? "" : "no "}TLS there, and no proxy between?`,
         ),
   );
   return findings;
@@ -75,6 +76,20 @@ function tryTcp(place: Place): Promise<string | undefined> {
  * is wrong, or nothing. A broker that asks who is there is one that works.
  */
 export function tryConnect(place: Place, withinMs: number): Promise<string | undefined> {
+  return tryMqtt(() => connect(place), "connect", withinMs);
+}
+
+/** The same over TLS, whoever answers: nothing is said but a name that is nobody's. */
+export function tryConnectTls(place: Place, withinMs: number): Promise<string | undefined> {
+  const open = () => connectTls({ ...place, rejectUnauthorized: false });
+  return tryMqtt(open, "secureConnect", withinMs);
+}
+
+function tryMqtt(
+  open: () => Socket,
+  opened: "connect" | "secureConnect",
+  withinMs: number,
+): Promise<string | undefined> {
   const id = `check-${systemRandom().id(12)}`;
   const body = Buffer.from(
     `\0\u0004MQTT\u0004\u0002\0\u000a\0${String.fromCharCode(id.length)}${id}`,
@@ -82,7 +97,7 @@ export function tryConnect(place: Place, withinMs: number): Promise<string | und
   const packet = Buffer.concat([Buffer.from([0x10, body.length]), body]);
   return new Promise((resolve) => {
     let received = Buffer.alloc(0);
-    const socket = connect(place, () => socket.write(packet));
+    const socket = open().once(opened, () => socket.write(packet));
     const end = (reason: string | undefined): void => {
       clearTimeout(timer);
       socket.destroy();

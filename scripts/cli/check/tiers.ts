@@ -1,5 +1,5 @@
 import { stat } from "node:fs/promises";
-import { isAbsolute } from "node:path";
+import { isAbsolute, join } from "node:path";
 import type { CloudConfig } from "@tributary/cloud/config.js";
 import type { DeviceConfig } from "@tributary/device-sdk/config.js";
 import type { GatewayConfig } from "@tributary/gateway/config.js";
@@ -7,8 +7,9 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { reasonOf } from "../failure.js";
 import { gatewayPageUrl, readStatus } from "../gateway-status.js";
 import { type Finding, failure, fine, skipped, warning } from "./finding.js";
+import { checkIdentities } from "./identities.js";
 import { checkClock, checkDisk, checkPort, holderOf } from "./machine.js";
-import { checkReach, placeOf, tryConnect } from "./network.js";
+import { checkReach, placeOf, tryConnect, tryConnectTls } from "./network.js";
 
 const MIB = 1024 * 1024;
 
@@ -36,15 +37,25 @@ export async function checkGateway(
     ...(downstream === undefined
       ? []
       : [await checkPort("downstream.listen", downstream.listen, runs)]),
-    runs ? await checkBroker(listen) : skipped("broker", "the gateway does not run"),
+    runs
+      ? await checkBroker(listen, await isEnrolled(dataDir))
+      : skipped("broker", "the gateway does not run"),
     await checkStore(dataDir, answers, holder),
     ...(await checkReach("upstream", placeOf(config.upstream), "gRPC", grpc)),
   ];
 }
 
-async function checkBroker(listen: GatewayConfig["listen"]): Promise<Finding> {
+async function isEnrolled(dataDir: string): Promise<boolean> {
+  return stat(join(dataDir, "identity", "certificate.pem")).then(
+    () => true,
+    () => false,
+  );
+}
+
+async function checkBroker(listen: GatewayConfig["listen"], secure: boolean): Promise<Finding> {
   if (listen.port === 0) return skipped("broker", "its port is not in the config");
-  const wrong = await tryConnect(listen, 5_000);
+  const host = /^(0\.0\.0\.0|::)$/.test(listen.host) ? "localhost" : listen.host;
+  const wrong = await (secure ? tryConnectTls : tryConnect)({ ...listen, host }, 5_000);
   const at = `${listen.host}:${listen.port}`;
   return wrong === undefined
     ? fine("broker", `${at} answers a CONNECT`)
@@ -125,6 +136,9 @@ export async function checkDevice(
     (await stat(module).catch(() => undefined)) === undefined
       ? [failure("trainer", `${module} is not there`, "Mend trainer.module in the config.")]
       : []),
-    ...(await checkReach("gateway", placeOf(config.gateway), "MQTT", tryConnect)),
+    ...(await checkIdentities(config, nowMs)),
+    ...(config.gateway.startsWith("mqtts:")
+      ? await checkReach("gateway", placeOf(config.gateway), "MQTT over TLS", tryConnectTls)
+      : await checkReach("gateway", placeOf(config.gateway), "MQTT", tryConnect)),
   ];
 }
