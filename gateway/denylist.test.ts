@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { readdir } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { readdir, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
 import { createListAssembly, listParts } from "@tributary/proto/wire/list-parts.js";
@@ -43,6 +44,7 @@ describe("a gateway's denylist", () => {
       ["denylist-old", "denylist-signature", "denylist-malformed"],
     );
     assert.equal(identity.denylist?.sequence, 5);
+    identity.changed();
     assert.equal(gateway.events.filter(({ name }) => name === "denylist-taken").length, 1);
   });
 
@@ -104,11 +106,13 @@ describe("a gateway's denylist", () => {
     await identity.takeDenylist(await fleet.list(2));
     const age = () => reducer.heard("trustHeld").at(-1)?.denylists[0];
     await until("it is held", () => age()?.sequence === 2n);
+    const heldMs = () => first.status().denylist?.ageMs ?? 0;
+    await until("it is held for a while", () => heldMs() > 500);
     await first.close();
     const count = reducer.heard("trustHeld").length;
     await stage.gateway(dir, reducer.address, {}, plainLinks(identity, reducer.address));
     await until("it attached again", () => reducer.heard("trustHeld").length > count);
-    assert.ok((age()?.ageMs ?? 0n) > 0n, "it counts from before the restart");
+    assert.ok((age()?.ageMs ?? 0n) > 500n, "it counts from before the restart");
   });
 });
 
@@ -203,6 +207,12 @@ describe("a denylist in a file", () => {
       "denylist-malformed",
     ]);
     assert.equal(identity.denylist?.sequence, 4);
+    const huge = join(dir, "import", "huge.denylist");
+    await writeFile(huge, "");
+    await truncate(huge, 3 * 2 ** 30); // more than could be read
+    await until("it is answered", () => existsSync(`${huge}.answer`));
+    await until("it is gone", () => !existsSync(huge));
+    await rm(`${huge}.answer`);
     const [left, ...others] = await readdir(join(dir, "import"));
     assert.match(left ?? "", /answer$/, "nobody has waited for the first");
     assert.deepEqual(others, []);

@@ -16,7 +16,10 @@ import { createUpstream } from "../upstream.js";
 /** A fleet's issuer, and what its gateways make of its lists; nothing of it is on a disk. */
 export type TestFleet = {
   list(sequence: number, ...entries: Denylist["entries"]): Promise<string>;
-  identity(name: string): GatewayIdentity;
+  identity(name: string): GatewayIdentity & {
+    /** Something else of it has changed: its certificate was renewed. */
+    changed(): void;
+  };
 };
 
 export function createTestFleet(fleet = "press-works"): TestFleet {
@@ -55,6 +58,9 @@ export function createTestFleet(fleet = "press-works"): TestFleet {
           held = { list: read.list, text };
           for (const listener of listeners) listener();
           return judged;
+        },
+        changed() {
+          for (const listener of listeners) listener();
         },
         onChange(listener) {
           listeners.add(listener);
