@@ -180,6 +180,25 @@ describe("at a broker with an identity", () => {
     assert.ok(b.connected);
   });
 
+  it("resumes no session: who comes again shows again who it is", async () => {
+    const { port } = await open();
+    for (const maxVersion of ["TLSv1.2", "TLSv1.3"] as const) {
+      const options = { host: "127.0.0.1", port, rejectUnauthorized: false, maxVersion };
+      const first = connectTls(options);
+      let session: Buffer | undefined;
+      first.on("session", (given) => {
+        session = given;
+      });
+      await once(first, "secureConnect");
+      session ??= first.getSession();
+      first.destroy();
+      const second = connectTls({ ...options, ...(session && { session }) });
+      await once(second, "secureConnect");
+      assert.equal(second.isSessionReused(), false, maxVersion);
+      second.destroy();
+    }
+  });
+
   it("shows its new certificate in the next handshake, and with it the authorities", async () => {
     const { fleet, port } = await open();
     const serial = async () => {

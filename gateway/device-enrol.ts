@@ -75,7 +75,7 @@ export function createDeviceEnrol(options: DeviceEnrolOptions): DeviceEnrol {
     const { device } = petitioner;
     const { certificate, serial, notAfterMs, chain, anchors, token, jwks } = grant;
     const header: Down<"enrolled"> = {
-      ...{ certificate, serial, notAfterMs, chain: [...chain], anchors: [...anchors], jwks },
+      ...{ certificate, serial, notAfterMs, chain, anchors, jwks },
       // The authority gives every device one.
       token: token ?? "",
     };

@@ -1,4 +1,4 @@
-import { createPrivateKey, createPublicKey, type KeyObject } from "node:crypto";
+import { createPublicKey, type KeyObject } from "node:crypto";
 import { systemRandom } from "@tributary/proto/host/random.js";
 import { readCertificates } from "@tributary/proto/identity/certificate.js";
 import { anchorOf, claimText, makeClaim } from "@tributary/proto/identity/claim.js";
@@ -24,6 +24,7 @@ export function createDeviceFleet() {
   if (jwk.kty !== "OKP") throw new Error("an Ed25519 key");
   const listeners = new Set<() => void>();
   let denylist: Denylist | undefined;
+  let anchors = readCertificates(authority.certificate);
   let certificate = authority.certify(
     { fleet: FLEET, kind: "gateway", site: SITE, name: "gw-1" },
     key,
@@ -38,7 +39,9 @@ export function createDeviceFleet() {
     },
     fromMs: 0,
     toMs: Number.MAX_SAFE_INTEGER,
-    anchors: readCertificates(authority.certificate),
+    get anchors() {
+      return anchors;
+    },
     jwks: { keys: [{ ...jwk, kid: issuer.kid, alg: "EdDSA", use: "sig" }] },
     get denylist() {
       return denylist;
@@ -93,7 +96,14 @@ export function createDeviceFleet() {
       certificate = authority.certify(subject, key, contents);
       for (const listener of listeners) listener();
     },
-    privateKey: (shown: Shown): KeyObject => createPrivateKey(shown.key),
+    /** A newer authority takes over: it is trusted beside the older one, which vouches for it. */
+    rotate(): void {
+      const newer = createTestAuthority("newer authority");
+      anchors = [...readCertificates(newer.certificate), ...anchors];
+      const subject = { fleet: FLEET, kind: "gateway", site: SITE, name: "gw-1" } as const;
+      certificate = newer.certify(subject, key) + authority.cross(newer);
+      for (const listener of listeners) listener();
+    },
   };
 }
 

@@ -64,6 +64,7 @@ const identity = JSON.parse(
 ) as {
   readonly jwks: Jwks;
   readonly requests: readonly { readonly text: string }[];
+  readonly denylists: readonly { readonly text: string }[];
   readonly deviceTokens: { readonly valid: readonly { readonly text: string }[] };
 };
 const petition = { request: identity.requests[0]?.text };
@@ -106,6 +107,9 @@ const badBegin = (change: object) => hex(encodeEnvelope({ ...begin, ...change })
 const badOffer = (change: object) =>
   hex(encodeEnvelope({ gateway: "gw-1", plan: { ...plan, ...change }, remainingMs: 1 }));
 
+/** A whole list in one piece. */
+const list = Uint8Array.from(Buffer.from(identity.denylists[0]?.text ?? ""));
+const listPart = { sequence: 2, offset: 0, bytes: list.length };
 const claimed = hex(encodeEnvelope({ ...petition, claim: "tc1" }));
 const anchorless = hex(encodeEnvelope({ ...grant, anchors: [] }));
 const invalid = [
@@ -293,6 +297,8 @@ const vectors = {
     valid("up", "enrol", petition),
     valid("up", "renew", petition),
     valid("down", "enrolled", grant),
+    valid("up", "denylist", listPart, list),
+    valid("all", "denylist", listPart, list),
     valid("down", "welcome", { gateway: "gw-1", site: "hall-a", incarnation: "k3v9q2" }),
     valid("down", "offer", { gateway: "gw-1", plan, remainingMs: 19_000 }),
     valid("down", "part", { model: "press-line.3", digest: manifest.digest, offset: 0 }, payload),

@@ -1,7 +1,6 @@
 import { z } from "zod";
-import { jwksSchema } from "../identity/keyring.js";
+import { grantSchema } from "../identity/grant.js";
 import { identityLimits } from "../identity/limits.js";
-import { serialSchema } from "../identity/request.js";
 import { type Code, isCode } from "./codes.js";
 import {
   attributeNameSchema,
@@ -69,20 +68,10 @@ export type Begin = z.infer<typeof beginSchema>;
 /** A signing request (`identity/request.ts`). */
 const petitionSchema = z.strictObject({ request: z.string().max(identityLimits.requestChars) });
 
-const certificates = z.array(z.string().max(limits.certificateChars)).max(limits.certificates);
-
 /** What a device is given. Its denylist comes to it as to everybody else. */
 const deviceGrantSchema = z.strictObject({
-  /** PEM. */
-  certificate: z.string().max(limits.certificateChars),
-  serial: serialSchema,
-  notAfterMs: z.number().int().min(0),
-  /** Certificates to send along with it, the nearest first; PEM. */
-  chain: certificates,
-  /** The authorities to trust; PEM. */
-  anchors: certificates.min(1),
+  ...grantSchema.omit({ denylist: true }).shape,
   token: z.string().max(identityLimits.tokenChars),
-  jwks: jwksSchema,
 });
 
 /** Of a denylist; 0 for none. */

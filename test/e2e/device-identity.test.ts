@@ -315,6 +315,17 @@ describe("an enrolled device", () => {
     assert.equal(fooled.count("link-up") + lost.count("link-up") + late.count("link-up"), 0);
   });
 
+  it("that knows the older authority alone takes what a newer one issued, as a claim of before does", async () => {
+    const gateway = await openGateway();
+    const identity = await enrolling(gateway).enrolled;
+    gateway.fleet.rotate();
+    const device = await start(gateway, identity);
+    await device.event("link-up");
+    assert.equal(identity.anchors.length, 1);
+    const other = { device: "dev-b", dir: join(dir, "other") };
+    assert.ok((await enrolling(gateway, other).enrolled).serial);
+  });
+
   it("that was revoked is cut off, and comes in no more", async () => {
     const gateway = await openGateway();
     const identity = await enrolling(gateway).enrolled;
