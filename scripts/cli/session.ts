@@ -215,6 +215,7 @@ function describe(view: SessionView, rounds: readonly RoundRow[], { stdout }: Wo
       : `${round.number} (${round.task}): ${round.arrived} of ${round.expected} sites`;
   const head = fields([
     ["session", view.id],
+    ["project", params?.project === "default" ? undefined : params?.project],
     ["state", view.reason ? `${view.state} (${view.reason})` : view.state],
     ["now", view.state === "running" ? view.activity : undefined],
     ["open round", open],
