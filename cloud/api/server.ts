@@ -8,8 +8,8 @@ import {
   type ZodTypeProvider,
 } from "fastify-type-provider-zod";
 import { accessRoutes } from "./access.js";
-import { auditRoutes } from "./audit.js";
 import { alarmRoutes } from "./alarms.js";
+import { auditRoutes } from "./audit.js";
 import { authorityRoutes, publicKeyRoute } from "./authority.js";
 import { challengeRoutes } from "./challenges.js";
 import { denylistRoutes } from "./denylist.js";

@@ -182,6 +182,7 @@ function contribute(
         case "refusal":
         case "closed":
           return reject(new Error(`${device.name} is told ${kind}: ${Buffer.from(bytes)}`));
+        case "enrolled":
         case "welcome":
           return;
       }
