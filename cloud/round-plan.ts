@@ -46,7 +46,7 @@ export function makePlan(
     nMax: params.nMax,
     totalMax: params.totalMax,
     training: { ...params.training, seed: roundSeed(params.seed, round) },
-    package: offered,
+    ...(offered !== undefined && { package: offered }),
     fraction: params.fraction,
     overSelection: params.overSelection,
     siteQuorum: params.siteQuorum,
