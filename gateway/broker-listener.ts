@@ -69,6 +69,8 @@ export function createListener(options: ListenerOptions): Listener {
       return;
     }
     arriving.set(place, visit);
+    // Its errors are the TLS socket's, which has them handled; none may end the process.
+    socket.on("error", () => {});
     secure.server.emit("connection", socket);
   });
   server.maxConnections = limits.connections;
@@ -77,6 +79,7 @@ export function createListener(options: ListenerOptions): Listener {
   );
 
   secure?.server.on("secureConnection", (socket) => {
+    socket.on("error", () => {});
     const visit = arriving.get(placeOf(socket));
     if (visit === undefined) return void socket.destroy();
     arriving.delete(placeOf(socket));
@@ -136,10 +139,14 @@ const dates = ["CERT_HAS_EXPIRED", "CERT_NOT_YET_VALID"];
 
 /** The certificates that a peer showed; undefined when they are none of an authority that we trust. */
 function shownBy(socket: TLSSocket): readonly X509Certificate[] | undefined {
-  const shown = shownCertificates(socket);
-  const objection = socket.authorized ? undefined : String(socket.authorizationError);
-  if (shown.length > 0 && objection !== undefined && !dates.includes(objection)) return undefined;
-  return shown;
+  try {
+    const shown = shownCertificates(socket);
+    const objection = socket.authorized ? undefined : String(socket.authorizationError);
+    const isObjected = objection !== undefined && !dates.includes(objection);
+    return shown.length > 0 && isObjected ? undefined : shown;
+  } catch {
+    return undefined; // parts of it that cannot be read
+  }
 }
 
 function listen(server: Server, host: string, port: number): Promise<number> {

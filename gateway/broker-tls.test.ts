@@ -13,7 +13,7 @@ import { type Credential, createDeviceAccess } from "./device-access.js";
 import type { Petitioner } from "./device-enrol.js";
 import { limits } from "./limits.js";
 import { createDeviceFleet, type DeviceFleet, SITE } from "./testing/device-fleet.js";
-import { connectPacket } from "./testing/raw-mqtt.js";
+import { connectPacket, openRawMqtt } from "./testing/raw-mqtt.js";
 import { until } from "./testing/wait.js";
 
 const closers: (() => unknown)[] = [];
@@ -306,6 +306,26 @@ describe("a newcomer", () => {
     late.publish(hello("dev-b"), "x", { qos: 1 });
     await gone(late);
   });
+});
+
+it("what cannot even be judged is not taken, and ends nothing but itself", async () => {
+  const refused: string[] = [];
+  const link = await createBroker({
+    site: SITE,
+    clock: createManualClock(),
+    admission: { admit: () => Promise.reject(new Error("odd")), objection: () => undefined },
+    handlers: {
+      onMessage: () => {},
+      onConnected: () => assert.fail("it came in"),
+      onDisconnected: () => {},
+      onRefused: (device, reason) => refused.push(`${reason} ${device}`),
+    },
+  });
+  closers.push(() => link.close());
+  const raw = await openRawMqtt(await link.listen("127.0.0.1", 0));
+  closers.push(() => raw.close());
+  assert.equal(await raw.connect("dev-a"), 5);
+  assert.deepEqual(refused, ["client-id dev-a"]);
 });
 
 it("the packet bounds hold in TLS: a publish past its bound closes the connection", async () => {

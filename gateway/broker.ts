@@ -140,7 +140,10 @@ export async function createBroker(options: BrokerOptions): Promise<DeviceLink> 
       // messages for absent devices without a bound; every message here is safe to repeat.
       connect.clean = true;
       // An answer can be given only by `authenticate`: what is refused here goes no further there.
-      void admit(client, connect).finally(() => done(null, true));
+      void admit(client, connect)
+        // What cannot even be judged is not taken: nobody who connects ends the process.
+        .catch(() => verdicts.delete(client))
+        .then(() => done(null, true));
     },
     authenticate(client, _username, _password, done) {
       const verdict = verdicts.get(client) ?? unjudged;

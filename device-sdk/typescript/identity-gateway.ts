@@ -66,6 +66,15 @@ export function judgeFirst(
   return judged.ok ? { ok: true, fleet } : judged;
 }
 
+/** What cannot be read is refused like what is not trusted: nobody who answers ends the process. */
+function judgeShown(socket: TLSSocket, judge: DialOptions["judge"]): Verdict<object> {
+  try {
+    return judge(shownCertificates(socket));
+  } catch {
+    return refuse("certificate-untrusted", "the gateway's certificate cannot be read");
+  }
+}
+
 export type DialOptions = {
   /** mqtts://host:port */
   readonly url: string;
@@ -102,7 +111,7 @@ export function dialGateway({ url, judge, show, signal }: DialOptions): Promise<
     socket.setTimeout(limits.connectMs, () => fail("the gateway does not answer"));
     socket.once("close", () => fail("the gateway closed the connection"));
     socket.once("secureConnect", () => {
-      const judged = judge(shownCertificates(socket));
+      const judged = judgeShown(socket, judge);
       if (!judged.ok) return fail(judged.message, judged.code);
       socket.setTimeout(0);
       signal.removeEventListener("abort", abort);
