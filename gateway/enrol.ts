@@ -1,12 +1,14 @@
 import { rm } from "node:fs/promises";
 import type { Clock } from "@tributary/proto/host/clock.js";
-import { jitteredBackoff, type Random } from "@tributary/proto/host/random.js";
+import { jitteredBackoff, type Random, systemRandom } from "@tributary/proto/host/random.js";
 import { readClaim } from "@tributary/proto/identity/claim.js";
 import { writeRequest } from "@tributary/proto/identity/request.js";
 import { readSecretFile } from "@tributary/proto/identity/secret-file.js";
 import { isRetryable } from "@tributary/proto/wire/codes.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { type AuthorityPlace, askOverHttps } from "./authority-client.js";
+import { buildDateMs } from "./build-date.js";
+import { authorityPlaceOf, type GatewayConfig } from "./config.js";
 import type { GatewayEvents } from "./events.js";
 import {
   type Holder,
@@ -91,6 +93,33 @@ export async function startingIdentity(
       await new Promise<void>((resolve) => clock.setTimer(waitMs, resolve));
     }
   }
+}
+
+/**
+ * Enrols without starting, as a person asks for it: with a claim, or the one in the data directory. `news`
+ * is false for a gateway that has an identity already. Failures: `claim-missing`; those of `enrolGateway`.
+ */
+export async function enrolNow(config: GatewayConfig, claim: string | undefined, clock: Clock) {
+  const file = identityFile(config.dataDir, "claim");
+  const known = await openIdentity(config);
+  if (known !== undefined) return { ...named(known), news: false };
+  const text = claim ?? (await readClaimFile(file));
+  if (text === undefined)
+    throw new TributaryError(
+      "claim-missing",
+      `there is no claim: name one, or lay it into ${file}`,
+    );
+  const identity = await enrolGateway(config, text, {
+    place: authorityPlaceOf(config),
+    nowMs: () => Math.max(clock.nowMs(), buildDateMs),
+    random: systemRandom(),
+  });
+  await rm(file, { force: true });
+  return { ...named(identity), news: true };
+}
+
+function named({ fleet, name, site, toMs }: OwnIdentity) {
+  return { fleet, name, site, toMs };
 }
 
 async function readClaimFile(file: string): Promise<string | undefined> {

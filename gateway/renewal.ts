@@ -48,33 +48,28 @@ export function createRenewal(options: RenewalOptions): Renewal {
     const leftMs = dueMs() - nowMs();
     if (leftMs > 0) return arm(leftMs);
     running = true;
-    renew()
-      .then(
-        () => {
-          failures = 0;
-          events({ level: "info", name: "certificate-renewed", endsMs: identity.toMs });
-          return Math.max(limits.renewalPauseMs, dueMs() - nowMs());
-        },
-        (cause: unknown) => {
-          const waitMs = jitteredBackoff(random, failures++, limits.renewalBackoff);
-          const code = cause instanceof TributaryError ? cause.code : "renewal-failed";
-          const message = cause instanceof Error ? cause.message : String(cause);
-          const [endsMs, retryMs] = [identity.toMs, Math.round(waitMs)];
-          events({
-            level: "warn",
-            name: "certificate-not-renewed",
-            code,
-            message,
-            endsMs,
-            retryMs,
-          });
-          return waitMs;
-        },
-      )
-      .then((waitMs) => {
-        running = false;
-        arm(waitMs);
-      });
+    void attempt().then((waitMs) => {
+      running = false;
+      arm(waitMs);
+    });
+  }
+
+  /** Resolves with how long to wait for the next. */
+  async function attempt(): Promise<number> {
+    try {
+      await renew();
+      failures = 0;
+      events({ level: "info", name: "certificate-renewed", endsMs: identity.toMs });
+      return Math.max(limits.renewalPauseMs, dueMs() - nowMs());
+    } catch (cause) {
+      const waitMs = jitteredBackoff(random, failures++, limits.renewalBackoff);
+      const code = cause instanceof TributaryError ? cause.code : "renewal-failed";
+      const message = cause instanceof Error ? cause.message : String(cause);
+      const [endsMs, retryMs] = [identity.toMs, Math.round(waitMs)];
+      const name = "certificate-not-renewed";
+      events({ level: "warn", name, code, message, endsMs, retryMs });
+      return waitMs;
+    }
   }
 
   async function renew(): Promise<void> {

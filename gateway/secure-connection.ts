@@ -125,13 +125,22 @@ export function secure(
     tls.once("close", () => reject(linkFailed("the server closed the connection")));
     tls.once("secureConnect", () => {
       tls.setTimeout(0);
-      const refusal = check(shownCertificates(tls));
+      const refusal = judged(tls, check);
       if (refusal === undefined) return resolve(tls);
       tls.destroy();
       const { code, message } = refusal;
       reject(new TributaryError(code, message, { retryable: true }));
     });
   });
+}
+
+function judged(tls: TLSSocket, check: ServerCheck): Refusal | undefined {
+  try {
+    return check(shownCertificates(tls));
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    return refuse("certificate-untrusted", `the server's certificate cannot be read: ${why}`);
+  }
 }
 
 /** Opens a connection to a place, through an HTTP proxy where there is one (RFC 9110, 9.3.6). */

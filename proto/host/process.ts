@@ -27,7 +27,10 @@ export function exitCodeOf(error: unknown): number {
   ) {
     return exitCodes.config;
   }
-  if (/^(authority|backup)-/.test(error.code)) return exitCodes.refused;
+  if (error.code === "identity-mismatch") return exitCodes.config;
+  if (/^(authority|backup|claim|request|identity|certificate|grant)-/.test(error.code)) {
+    return exitCodes.refused;
+  }
   if (["link-failed", "port-in-use", "store-unreachable"].includes(error.code)) {
     return exitCodes.unavailable;
   }

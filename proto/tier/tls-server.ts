@@ -56,14 +56,13 @@ export async function listenTls(
   server.maxConnections = limits.connections;
   server.on("secureConnection", (socket) => {
     const name = `${socket.remoteAddress}:${socket.remotePort}`;
-    const shown = shownCertificates(socket);
-    const connection: Connection = { socket, shown, verdict: missing };
+    socket.on("error", () => {}); // its close follows
+    const connection: Connection = { socket, shown: showing(socket), verdict: missing };
     connections.set(name, connection);
     settle(connection, true);
     socket.on("close", () => {
       if (connections.get(name) === connection) connections.delete(name);
     });
-    socket.on("error", () => {}); // its close follows
     take(socket);
   });
   server.on("tlsClientError", () => {}); // the connection is closed; who it was is not known
@@ -73,7 +72,7 @@ export async function listenTls(
       if (connection.verdict.ok) settle(connection, false);
   });
   await new Promise<void>((resolve, reject) => {
-    server.once("error", (cause) => {
+    server.on("error", (cause) => {
       stop();
       const why =
         "code" in cause && cause.code === "EADDRINUSE" ? "the port is in use" : cause.message;
@@ -90,6 +89,15 @@ export async function listenTls(
       server.close();
     },
   };
+}
+
+/** None where they cannot be read: whoever shows them chose what is in them. */
+function showing(socket: TLSSocket): readonly X509Certificate[] {
+  try {
+    return shownCertificates(socket);
+  } catch {
+    return [];
+  }
 }
 
 function contextOf({ key, certificate, anchors }: TierIdentity): SecureContextOptions {

@@ -37,6 +37,7 @@ test("the command tree is the one that is promised", () => {
       "cloud init",
       "gateway",
       "gateway start",
+      "gateway enrol",
       "gateway status",
       "gateway size",
       "gateway repair",

@@ -7,6 +7,7 @@ import { addClaimCommands } from "./claim.js";
 import { addCompletion } from "./completion.js";
 import { addFlash } from "./flash.js";
 import { addDeviceList, addGatewayList } from "./fleet.js";
+import { addGatewayEnrol } from "./gateway-enrol.js";
 import { addGatewayRepair } from "./gateway-repair.js";
 import { addGatewaySize } from "./gateway-size.js";
 import { addGatewayStatus } from "./gateway-status.js";
@@ -67,6 +68,7 @@ export function createProgram(world: World, version: string): Command {
     "run, watch, size, update or repair a gateway, or list those of the cloud",
   );
   addStart(gateway, world, "gateway", version);
+  addGatewayEnrol(gateway, world);
   addGatewayStatus(gateway, world);
   addGatewaySize(gateway, world);
   addGatewayRepair(gateway, world);
