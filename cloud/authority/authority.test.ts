@@ -15,6 +15,7 @@ import type { Identity } from "@tributary/proto/identity/names.js";
 import { type RequestPayload, writeRequest } from "@tributary/proto/identity/request.js";
 import { verifyDeviceToken } from "@tributary/proto/identity/tokens.js";
 import type { CloudEvent } from "../events.js";
+import { limits } from "../limits.js";
 import { openStore, type SqlStore } from "../store/open.js";
 import { type Authority, type ClaimScope, openAuthority } from "./authority.js";
 import { changeAuthority, keepAuthority, makeAuthorityKeys, rotate } from "./keys.js";
@@ -221,6 +222,24 @@ describe("an authority", () => {
     assert.equal(codeOf(answer), "claim-revoked");
     const unknown = await authority.revokeClaim("unknown");
     assert.equal(unknown.ok ? "" : unknown.code, "unknown-claim");
+  });
+
+  test("reads nothing more of an address of which too much has failed, and goes on with others", async () => {
+    const wanted = aDevice();
+    const claim = await claimFor(wanted);
+    const codeFrom = async (from: string, text: string, request: string) => {
+      const verdict = await authority.enrol(text, request, from);
+      return verdict.ok ? "enrolled" : verdict.code;
+    };
+    const { burst } = limits.attempts.address;
+    for (let i = 0; i < burst; i++)
+      assert.equal(await codeFrom("10.0.0.1", "no claim", ""), "claim-malformed");
+    assert.equal(await codeFrom("10.0.0.1", claim, ""), "too-many-attempts");
+    const renewed = await authority.renew("no request", "10.0.0.1");
+    assert.equal(renewed.ok ? "renewed" : renewed.code, "too-many-attempts");
+    assert.equal(await codeFrom("10.0.0.2", claim, "no request"), "request-malformed");
+    const passedOn = await authority.enrol("no claim", "");
+    assert.equal(passedOn.ok ? "enrolled" : passedOn.code, "claim-malformed");
   });
 
   test("keeps nothing of a claim's secret", async () => {
