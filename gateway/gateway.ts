@@ -66,6 +66,12 @@ import { tierIdentityOf, upstreamCredentials } from "./upstream-credentials.js";
 import { watchWrites } from "./watched-disk.js";
 import { createWindows, type Windows, whileOpen, windowTimeMs } from "./windows.js";
 
+function securityOf(identity: GatewayIdentity | undefined, insecure: boolean) {
+  if (identity === undefined)
+    return { mode: insecure ? ("insecure" as const) : ("plain" as const), certificateEnds: null };
+  return { mode: "tls" as const, certificateEnds: new Date(identity.toMs).toISOString() };
+}
+
 /** How the upstream is reached: over TLS where this gateway has an identity. */
 function wayUp(
   config: GatewayConfig,
@@ -598,6 +604,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           devices: () => devices.count,
           gatewaysBelow: () => downstream?.roll.names() ?? [],
           denylist: () => denylist?.view() ?? null,
+          security: () => securityOf(identity, open.length > 0),
           replies: () => replies.counts,
           freeBytes: () => kept.freeBytes,
           classes: kept.classes,

@@ -209,10 +209,17 @@ function refusalsTable({ refusals }: StatusView): string {
   return table("Refused to devices since the start", columns, Object.entries(refusals));
 }
 
-function footer({ softwareVersion, upMs, incarnation, denylist }: StatusView): string {
+const modes = {
+  tls: "over TLS",
+  plain: "in the clear, on this machine alone",
+  insecure: "IN THE CLEAR OVER A NETWORK: anybody there can read and change all of it",
+} as const;
+
+function footer(view: StatusView): string {
+  const { softwareVersion, upMs, incarnation, denylist, security } = view;
   const list =
     denylist === null
       ? ""
       : `, denylist ${denylist.sequence} with ${denylist.entries} shut out, in effect for ${spanOf(denylist.ageMs)}`;
-  return `<footer>Tributary ${escapeHtml(softwareVersion)}, up for ${spanOf(upMs)}, data directory ${escapeHtml(incarnation)}${list}</footer>`;
+  return `<footer>Tributary ${escapeHtml(softwareVersion)}, up for ${spanOf(upMs)}, data directory ${escapeHtml(incarnation)}${list}, ${modes[security.mode]}</footer>`;
 }

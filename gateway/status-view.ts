@@ -106,6 +106,14 @@ export const statusSchema = z.object({
   }),
   /** Of the fleet that it belongs to, if any; `ageMs`: since it took effect here. */
   denylist: z.object({ sequence: count, entries: count, ageMs: amount }).nullable().default(null),
+  /** `plain`: on this machine alone. `insecure`: in the clear over a network, as it was told to. */
+  security: z
+    .object({
+      mode: z.enum(["tls", "plain", "insecure"]),
+      /** When the own certificate ends; null without one. */
+      certificateEnds: z.iso.datetime().nullable(),
+    })
+    .default({ mode: "plain", certificateEnds: null }),
   /** The newest ends of Partials since start, newest first. */
   ends: z.array(endSchema),
 });

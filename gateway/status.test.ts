@@ -186,6 +186,7 @@ describe("the page", () => {
     for (const text of [
       "gw-north",
       "denylist 1900000000 with 2 shut out",
+      "IN THE CLEAR OVER A NETWORK",
       "No link to cloud for 2 h 5 min",
       "nothing was heard for 15000 ms",
       "next window in 1 h 30 min",

@@ -36,6 +36,7 @@ export type StatusSources = {
   readonly devices: () => number;
   readonly gatewaysBelow: () => readonly string[];
   readonly denylist?: () => StatusView["denylist"];
+  readonly security?: () => StatusView["security"];
   readonly replies: () => {
     readonly refusals: ReadonlyMap<string, number>;
     readonly duplicates: number;
@@ -88,6 +89,7 @@ export function viewStatus(sources: StatusSources, startedMs: number): StatusVie
       offsetMs: Math.round(time.offsetMs),
     },
     denylist: sources.denylist?.() ?? null,
+    security: sources.security?.() ?? { mode: "plain", certificateEnds: null },
     ends: [...record.ends()],
   };
 }

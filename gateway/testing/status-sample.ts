@@ -7,6 +7,7 @@ export const sampleStatus: StatusView = {
   gateway: "gw-north",
   site: "north",
   incarnation: "0123456789abcdef",
+  security: { mode: "insecure", certificateEnds: null },
   softwareVersion: "0.1.0",
   upMs: 26 * HOUR,
   link: {

@@ -24,7 +24,7 @@ import { openWire } from "../floor/wire.js";
 
 const site = "plant";
 const DAY_MS = 86_400_000;
-const closers: (() => Promise<unknown> | unknown)[] = [];
+const closers: (() => unknown)[] = [];
 afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close();
 });

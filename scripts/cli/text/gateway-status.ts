@@ -1,7 +1,7 @@
 import type { StatusView } from "@tributary/gateway/status-view.js";
 import { idleWords, plural, roundStateOf } from "@tributary/gateway/status-words.js";
 import { type Column, fields, shorten, table } from "./table.js";
-import { bytes, duration } from "./words.js";
+import { bytes, duration, time } from "./words.js";
 
 const HOUR_MS = 3_600_000;
 
@@ -21,6 +21,7 @@ export function describeStatus(view: StatusView, width: number): string {
     ["devices", `${devices} connected${below}`],
     ["disk", `${bytes(disk.freeBytes)} free, ${bytes(disk.reserveBytes)} of it left to others`],
     ["clock", clockLine(view)],
+    ["security", securityLine(view)],
     ["denylist", denylistLine(view)],
     ["refused", refusedLine(view)],
   ]);
@@ -89,6 +90,17 @@ function clockLine({ clock }: StatusView): string {
   if (offsetMs === 0) return `not confirmed by the upstream since the start, ${shown}`;
   const how = `${duration(Math.abs(offsetMs))} ${offsetMs < 0 ? "behind" : "ahead"}`;
   return `wrong, ${offsetMs < 0 ? "at least " : ""}${how}; events are stamped ${shown}`;
+}
+
+function securityLine({ security: { mode, certificateEnds } }: StatusView): string {
+  switch (mode) {
+    case "tls":
+      return `TLS; the certificate ends ${time(Date.parse(certificateEnds ?? ""))}`;
+    case "plain":
+      return "in the clear, on this machine alone";
+    case "insecure":
+      return "INSECURE: in the clear over a network, for anybody there to read and change";
+  }
 }
 
 function denylistLine({ denylist }: StatusView): string | undefined {
