@@ -180,7 +180,7 @@ describe("a denylist on the device link", () => {
 });
 
 describe("a denylist in a file", () => {
-  it("is taken by a gateway that runs, and by one that starts, and answered", async () => {
+  it("is taken by a gateway that runs, and by one that starts; a tampered denylist and a downgrade are refused", async () => {
     const fleet = createTestFleet();
     const identity = fleet.identity("gw-1");
     const dir = await stage.dataDir();
@@ -190,6 +190,11 @@ describe("a denylist in a file", () => {
     const give = (text: string) => importDenylist(dir, text, 30_000);
     assert.deepEqual(await give(`${await fleet.list(4)}\n`), { ok: true, news: true, sequence: 4 });
     assert.deepEqual(await give(await fleet.list(4)), { ok: true, news: false, sequence: 4 });
+    const [head, , signature] = (await fleet.list(6, press7)).split(".");
+    const nobody = { fleet: "press-works", sequence: 6, issuedAt: 6, entries: [] };
+    const body = Buffer.from(JSON.stringify(nobody)).toString("base64url");
+    const tampered = await give(`${head}.${body}.${signature}`);
+    assert.equal(tampered?.ok === false && tampered.code, "denylist-signature");
     const codes = [];
     for (const text of [
       await fleet.list(3),

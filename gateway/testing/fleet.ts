@@ -41,7 +41,7 @@ export function createTestFleet(fleet = "press-works"): TestFleet {
         key: makeKey("ES256"),
         certificate: "",
         fromMs: 0,
-        toMs: Number.MAX_SAFE_INTEGER,
+        toMs: Date.UTC(2100, 0),
         anchors: [],
         jwks,
         get denylist() {

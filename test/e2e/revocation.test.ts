@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import type { KeyObject } from "node:crypto";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -191,15 +191,16 @@ test("a revoked device reconnecting during a partition is refused, however the d
   await command("revoke", "device", "other", "--wait", "60s");
   const file = join(dir, "usb-stick");
   await command("denylist", "--out", file);
-  const imported = await runHere([
-    "gateway",
-    "import",
-    file,
-    "--config",
-    apart.config,
-    "--wait",
-    "60s",
-  ]);
+  const take = (list: string) =>
+    runHere(["gateway", "import", list, "--config", apart.config, "--wait", "60s"]);
+  const [head, , signature] = (await readFile(file, "utf8")).split(".");
+  const nobody = { fleet, sequence: 4_000_000_000, issuedAt: 0, entries: [] };
+  const body = Buffer.from(JSON.stringify(nobody)).toString("base64url");
+  await writeFile(`${file}-tampered`, `${head}.${body}.${signature}`);
+  const tampered = await take(`${file}-tampered`);
+  assert.deepEqual([tampered.code, /signature/.test(tampered.stderr)], [1, true], tampered.stderr);
+  assert.ok(second.connected);
+  const imported = await take(file);
   assert.match(imported.stdout, /^denylist \d+ is in effect\n$/, imported.stderr);
   await until("the other is cut off", () => !second.connected);
   await assert.rejects(connect(other, apart, "token"), /Not authorized/);
