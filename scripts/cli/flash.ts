@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { exitCodes } from "@tributary/proto/host/process.js";
 import { type BundleArch, bundleArchs } from "@tributary/proto/identity/bundle.js";
 import { readClaim } from "@tributary/proto/identity/claim.js";
@@ -23,6 +23,7 @@ type FlashOptions = GlobalOptions & {
   readonly deviceSdk?: boolean;
   readonly minimumVersion?: string;
   readonly upstream?: string;
+  readonly authority?: string;
   readonly gatewayConfig?: string;
   readonly claim?: string;
   readonly expires?: number;
@@ -46,6 +47,7 @@ export function addFlash(program: Command, world: World, version: string): void 
     .option("--device-sdk", "with the device SDK's command: release/app/bin/device.mjs")
     .option("--minimum-version <version>", "once it runs, nothing older is taken any more")
     .option("--upstream <address>", "host:port of the cloud, or of the gateway above")
+    .option("--authority <url>", "where it enrols, as https://host:port; default: upstream's 7480")
     .option("--gateway-config <file>", "settings for the gateway's config: listeners, proxy, ...")
     .option("--claim <file>", "a claim to enrol with; default: one is asked of the cloud")
     .option("--expires <time>", "how long that one is good, as 7d; default: 7d", lifetime)
@@ -61,6 +63,7 @@ It prints the signing key's thumbprint: install.sh --key refuses any other.`,
       const options = command.optsWithGlobals<FlashOptions>();
       if (options.out === undefined && options.root === undefined)
         throw usageFailure("say where to: --out, --root, or both");
+      await checkRoot(options.root);
       const authority = await authorityOf(world, options);
       const setup = await setupOf(world, options, authority.anchors);
       const { archHere } = await import("../flash/runtime.js");
@@ -78,6 +81,12 @@ It prints the signing key's thumbprint: install.sh --key refuses any other.`,
       };
       await flash(world, options, inputs, authority.sign);
     });
+}
+
+async function checkRoot(root: string | undefined): Promise<void> {
+  if (root === undefined) return;
+  const found = await stat(root).catch(() => undefined);
+  if (found?.isDirectory() !== true) throw usageFailure(`${root} is no folder`);
 }
 
 async function flash(
@@ -172,6 +181,7 @@ async function setupOf(
     gateway,
     dataDir: `/${places.data}`,
     ...(upstream === undefined ? {} : { upstream }),
+    ...(options.authority === undefined ? {} : { authority: options.authority }),
   };
   const { configSchema } = await import("@tributary/gateway/config.js");
   const checked = configSchema.safeParse(config);

@@ -65,18 +65,18 @@ export function addGatewayUpdate(gateway: Command, world: World): void {
     .option("--allow-older", "also a version older than the one that runs")
     .addHelpText(
       "after",
-      "\nThe bundle is checked against the keys that the installation trusts. It runs from\n" +
-        "the next start on, and is kept once its health check passes; after three starts\n" +
-        "without, the software before it runs again.",
+      "\nThe bundle is checked against the keys that the installation trusts. It\n" +
+        "runs from the next start on, and is kept once its health check passes; after\n" +
+        "three starts without, the software before it runs again.",
     )
     .action(async (file: string, _options: unknown, command: Command) => {
       const options = command.optsWithGlobals<UpdateOptions>();
-      const { ownedAsHome, readTrust } = await loadInstall();
+      const { installationTrust, ownedAsHome } = await loadInstall();
       const { installBundle, machineArch } = await import("@tributary/gateway/update.js");
       const { openSlots } = await import("@tributary/gateway/update-slots.js");
       const { createKeyring } = await import("@tributary/proto/identity/keyring.js");
       const home = options.home ?? world.env.TRIBUTARY_HOME ?? HOME;
-      const trust = await readTrust(home);
+      const trust = await installationTrust(home);
       if (trust === undefined)
         throw new CommandFailure(
           "not-installed",

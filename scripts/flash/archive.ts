@@ -54,11 +54,11 @@ async function fill(tar: Pack, made: MadeBundle): Promise<void> {
   tar.finalize();
 }
 
-/** Writes a bundle as a .tar.gz that only its owner can read: there may be a claim in it. */
+/** Writes a bundle as a .tar.gz: one with a claim in it can be read by its owner alone. */
 export async function writeArchive(made: MadeBundle, file: string): Promise<void> {
   const temporary = `${file}.${process.pid}.tmp`;
   try {
-    const handle = await open(temporary, "wx", 0o600);
+    const handle = await open(temporary, "wx", made.bundle.for === null ? 0o644 : 0o600);
     try {
       // Fixed, so that the same bundle gives the same bytes; zlib's header holds no time.
       const tar = pack();

@@ -368,6 +368,23 @@ describe("install.sh", {
     refused(older, 1, /the signature is not its key's/);
   });
 
+  it("is done by `flash --root` in a mounted image, of another machine too", async () => {
+    const root = emptyRoot("image");
+    const runtime = join(scratch, "node-arm64"); // made above, and never run
+    const line = ["--arch", "arm64", "--runtime", runtime, "--root", root];
+    const flashed = await runHere([...args, ...line]);
+    assert.equal(flashed.code, 0, flashed.stderr);
+    const home = join(root, "var/lib/tributary");
+    const installed = JSON.parse(readFileSync(join(home, "current/installed.json"), "utf8"));
+    assert.equal(installed.arch, "arm64");
+    assert.equal(digestOf(join(home, "current/runtime/bin/node")), digestOf(runtime));
+    assert.ok(existsSync(join(root, "etc/systemd/system/tributary-gateway.service")));
+    assert.ok(existsSync(join(home, "data/identity/claim")));
+    const missing = await runHere([...args, "--root", join(scratch, "no-image")]);
+    assert.equal(missing.code, 64);
+    assert.match(missing.stderr, /no-image is no folder/);
+  });
+
   it("trusts from then on whom the machine was set up to trust", async () => {
     const root = emptyRoot("claimed");
     assert.equal(install(folder, root).status, 0);
@@ -380,6 +397,18 @@ describe("install.sh", {
     assert.equal(refused.status, 1);
     assert.match(refused.stderr, /no trusted key signed it/);
     assert.equal(install(bundle, emptyRoot("strange-root")).status, 0);
+
+    // The gateway hears of new keys and ones that are gone: from then on these count.
+    const keys = await readAuthorityKeys(authorityFile(strange));
+    const heard = { version: 1, fleet: "works", jwks: jwksOf(keys, Date.now()), listJwks: null };
+    const home = join(root, "var/lib/tributary");
+    writeFileSync(join(home, "data/identity/fleet.json"), JSON.stringify(heard), { mode: 0o600 });
+    const rotated = install(bundle, root);
+    assert.equal(rotated.status, 0, rotated.stderr);
+    rmSync(join(home, "trial")); // as if it had been kept
+    const former = await runHere(["gateway", "update", folder, "--home", home]);
+    assert.equal(former.code, 1);
+    assert.match(former.stderr, /no trusted key signed it/);
   });
 });
 

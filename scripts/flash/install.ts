@@ -35,16 +35,27 @@ export const places = {
 const trustSchema = z.object({ fleet: idSchema, jwks: jwksSchema });
 export type Trust = z.infer<typeof trustSchema>;
 
-/** Under an installation's home: whose bundles it takes. */
+/** In a bundle, and in an installation's home: whose bundles are taken. */
 const TRUST = "trust.json";
 
-/** Reads whom a bundle, or an installation, trusts; undefined where nothing says so. */
-export async function readTrust(folder: string): Promise<Trust | undefined> {
-  const file = join(folder, TRUST);
-  const text = await readFile(file, "utf8").catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === "ENOENT") return undefined;
-    throw new TributaryError("disk-failed", cause.message, { cause });
-  });
+/** What an enrolled gateway keeps of its fleet, whose keys change with time; see gateway/README.md. */
+const FLEET = "data/identity/fleet.json";
+
+/** Whom a bundle names; undefined where it names nobody. */
+function bundleTrust(folder: string): Promise<Trust | undefined> {
+  return trustIn(join(folder, TRUST));
+}
+
+/**
+ * Whom an installation trusts: as its gateway heard it last, else as it was set up. Undefined where
+ * nothing is installed.
+ */
+export async function installationTrust(home: string): Promise<Trust | undefined> {
+  return (await trustIn(join(home, FLEET))) ?? trustIn(join(home, TRUST));
+}
+
+async function trustIn(file: string): Promise<Trust | undefined> {
+  const text = await readFile(file, "utf8").catch(absent);
   if (text === undefined) return undefined;
   const read = trustSchema.safeParse(parsed(text));
   if (read.success) return read.data;
@@ -85,7 +96,7 @@ export async function install(
 ): Promise<Verdict<InstallOutcome, BundleCode>> {
   const { source, root } = options;
   const home = join(root, places.home);
-  let trust = (await readTrust(home)) ?? (await readTrust(source));
+  let trust = (await installationTrust(home)) ?? (await bundleTrust(source));
   if (trust === undefined)
     throw new TributaryError("bundle-malformed", `${source} is no bundle: it has no ${TRUST}`);
   if (options.key !== undefined) trust = await narrowed(trust, options.key);
