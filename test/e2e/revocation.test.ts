@@ -225,4 +225,5 @@ test("a revoked gateway is cut off, and comes in no more", async () => {
     return lost.length >= 2;
   });
   assert.equal((await spread()).find((one) => one.gateway === "gw-stray")?.shutOut, true);
+  assert.match(await command("alarms"), /^gateway-detached +gw-stray /m);
 });
