@@ -317,3 +317,30 @@ test("the command line enrols a gateway, and says so again without asking", asyn
   const other = await runHere(["gateway", "enrol", "--config", moved]);
   assert.deepEqual([other.code, /is for the gateway gw-1/.test(other.stderr)], [78, true]);
 });
+
+test("check gets through to the own fleet's cloud over TLS, and tells another fleet's from it", async () => {
+  const { dir, cloud } = await openFleet();
+  const place = await cloud();
+  const thief = await (await openFleet("thieves")).cloud();
+  const config = join(dir, "gw-1.json");
+  const found = async (grpcPort: number) => {
+    await writeFile(config, JSON.stringify(gatewaySettings(dir, "gw-1", site, grpcPort)));
+    const { stdout } = await runHere(["check", "--config", config, "--json"]);
+    const { findings } = JSON.parse(stdout) as {
+      findings: { name: string; outcome: string; detail: string }[];
+    };
+    return ["identity", "upstream gRPC"].map((name) => {
+      const { outcome, detail } = findings.find((one) => one.name === name) ?? assert.fail(name);
+      return `${outcome}: ${detail}`;
+    });
+  };
+  const [none, closed] = await found(place.grpcPort);
+  assert.match(none ?? "", /^skipped: not enrolled/);
+  assert.match(closed ?? "", /^error: .* no identity for TLS/);
+  await enrolNow(configOf(dir, "gw-1", place), await place.claim("gw-1"), systemClock());
+  const [own, open] = await found(place.grpcPort);
+  assert.match(own ?? "", /^ok: of the fleet press-works, until /);
+  assert.match(open ?? "", /^ok: /);
+  const [, other] = await found(thief.grpcPort);
+  assert.match(other ?? "", /^error: .*not cloud of the fleet press-works/);
+});

@@ -1,8 +1,9 @@
 import { join } from "node:path";
 import type { DeviceConfig } from "@tributary/device-sdk/config.js";
+import type { GatewayConfig } from "@tributary/gateway/config.js";
 import { readSecretFile } from "@tributary/proto/identity/secret-file.js";
 import { reasonOf } from "../failure.js";
-import { type Finding, failure, fine, warning } from "./finding.js";
+import { type Finding, failure, fine, skipped, warning } from "./finding.js";
 
 /** So many are looked at, of a process with many devices. */
 const SHOWN = 8;
@@ -20,12 +21,7 @@ export async function checkIdentities(
     try {
       const place = { dir: join(dataDir, name, "identity"), device: name, site };
       const identity = await openIdentity(place);
-      if (identity !== undefined) {
-        const end = new Date(identity.toMs).toISOString();
-        return nowMs < identity.toMs
-          ? fine(title, `of the fleet ${identity.fleet}, until ${end}`)
-          : warning(title, `its certificate ended at ${end}`, "It is renewed at the next contact.");
-      }
+      if (identity !== undefined) return enrolled(title, identity, nowMs);
       if (claimFile !== undefined) {
         await readSecretFile(claimFile);
         return fine(title, `enrols with the claim in ${claimFile}`);
@@ -37,4 +33,34 @@ export async function checkIdentities(
     return failure(title, "not enrolled, and there is no claim", advice);
   };
   return Promise.all(names.slice(0, SHOWN).map(look));
+}
+
+/** Whether a gateway is enrolled; one that is not works in the clear. */
+export async function checkOwnIdentity(
+  config: GatewayConfig,
+  nowMs: number,
+): Promise<readonly Finding[]> {
+  const title = "identity";
+  const { identityFile, openIdentity } = await import("@tributary/gateway/identity-store.js");
+  try {
+    const identity = await openIdentity(config);
+    if (identity !== undefined) return [enrolled(title, identity, nowMs)];
+    const claim = identityFile(config.dataDir, "claim");
+    const text = await readSecretFile(claim).catch(() => undefined);
+    if (text !== undefined) return [fine(title, `enrols with the claim in ${claim}`)];
+    return [skipped(title, "not enrolled: it works in the clear, on this machine alone")];
+  } catch (error) {
+    return [failure(title, reasonOf(error), "Mend the folder, or enrol the gateway anew.")];
+  }
+}
+
+function enrolled(
+  title: string,
+  { fleet, toMs }: { readonly fleet: string; readonly toMs: number },
+  nowMs: number,
+): Finding {
+  const end = new Date(toMs).toISOString();
+  return nowMs < toMs
+    ? fine(title, `of the fleet ${fleet}, until ${end}`)
+    : warning(title, `its certificate ended at ${end}`, "It is renewed at the next contact.");
 }

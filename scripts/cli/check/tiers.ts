@@ -7,7 +7,7 @@ import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { reasonOf } from "../failure.js";
 import { gatewayPageUrl, readStatus } from "../gateway-status.js";
 import { type Finding, failure, fine, skipped, warning } from "./finding.js";
-import { checkIdentities } from "./identities.js";
+import { checkIdentities, checkOwnIdentity } from "./identities.js";
 import { checkClock, checkDisk, checkPort, holderOf } from "./machine.js";
 import { checkReach, placeOf, tryConnect, tryConnectTls } from "./network.js";
 
@@ -24,11 +24,9 @@ export async function checkGateway(
   const answers = view?.gateway === config.gateway && view.site === config.site;
   const holder = await holderOf(dataDir);
   const runs = answers || holder !== undefined;
-  const { speaksGrpc } = await import("@tributary/gateway/reach.js");
-  const grpc = async ({ host, port }: { host: string; port: number }, withinMs: number) =>
-    (await speaksGrpc(`${host.includes(":") ? `[${host}]` : host}:${port}`, withinMs))
-      ? undefined
-      : "what answers speaks no gRPC";
+  const { tryUpstream } = await import("@tributary/gateway/reach.js");
+  const grpc = (_place: unknown, withinMs: number) =>
+    tryUpstream(config, nowMs, withinMs).catch(reasonOf);
   return [
     checkClock(nowMs, answers ? view.clock.offsetMs : 0),
     ...(await checkDisk(dataDir, runs ? config.reserveDiskBytes : config.budgetBytes)),
@@ -41,6 +39,7 @@ export async function checkGateway(
       ? await checkBroker(listen, await isEnrolled(dataDir))
       : skipped("broker", "the gateway does not run"),
     await checkStore(dataDir, answers, holder),
+    ...(await checkOwnIdentity(config, nowMs)),
     ...(await checkReach("upstream", placeOf(config.upstream), "gRPC", grpc)),
   ];
 }
