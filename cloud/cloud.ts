@@ -25,6 +25,7 @@ import { warrants } from "./challenge-warrant.js";
 import { createChallenges } from "./challenges.js";
 import { type CloudConfig, plainListeners } from "./config.js";
 import { createDenylistSpread, type DenylistSpread } from "./denylist.js";
+import { openEnrolledPlaces, placedDevices } from "./device-places.js";
 import { createDevices } from "./devices.js";
 import type { CloudEvent, CloudEvents } from "./events.js";
 import { createFleetRecord, loadFleet } from "./fleet-record.js";
@@ -99,12 +100,14 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     const record = createFleetRecord(store, clock, gateways, devices, options.events);
     teardown.push(() => record.close());
     const alarms = await openAlarms(store, clock);
+    const places = own && (await openEnrolledPlaces(own.identities));
     let identity: ServerIdentity | undefined;
     let spread: DenylistSpread | undefined;
     const events = (event: CloudEvent) => {
       options.events(event);
       record.record(event);
       alarms.note(event);
+      places?.note(event);
       if (event.name === "revoked") shutOut().catch(identityFailed);
     };
     const audit = own && createAudit(own.audit, clock, events);
@@ -117,10 +120,12 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     const identityFailed = (error: unknown) =>
       options.events({ level: "error", name: "server-not-renewed", message: String(error) });
 
+    // In the clear nobody shows who he is: then there is nothing to hold a report to.
+    const shown = () => (identity === undefined || config.grpc.plain ? undefined : places);
     const attachments = createAttachments({
       clock,
       gateways,
-      devices,
+      devices: placedDevices(devices, shown, events),
       events,
       upstream: "cloud",
       above: () => [],

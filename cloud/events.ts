@@ -216,6 +216,14 @@ export type CloudEvent =
   /** Attached, and has not taken the list; holds a newer one than the cloud: was its store put back? */
   | { level: "error"; name: "denylist-late" | "denylist-ahead"; gateway: string; sequence: number }
   | { level: "info"; name: "server-renewed"; endsMs: number }
+  /** A gateway reported devices that are not enrolled where it says that they are; one of them is named. */
+  | {
+      level: "warn";
+      name: "devices-misplaced";
+      gateway: string;
+      misplaced: number;
+      device: string;
+    }
   | { level: "error"; name: "server-not-renewed"; message: string }
   | { level: "warn"; name: "insecure"; message: string }
   /** Nobody is asked for a token: there is no authority. */
