@@ -47,10 +47,24 @@ async function onTrial() {
       return { cancel: () => clearImmediate(handle) };
     },
   };
+  let kept = 0;
+  const watched = {
+    ...slots,
+    keep() {
+      kept++;
+      return slots.keep();
+    },
+  };
   const begin = (health: () => Promise<readonly HealthFault[]>) =>
-    beginTrial({ slots, health, softwareVersion: "1.1.0", clock, events: (e) => events.push(e) });
+    beginTrial({
+      slots: watched,
+      health,
+      softwareVersion: "1.1.0",
+      clock,
+      events: (e) => events.push(e),
+    });
   const names = () => events.map(({ name }) => name);
-  return { home, slots, begin, names, now: () => nowMs };
+  return { home, slots, begin, names, now: () => nowMs, kept: () => kept };
 }
 
 const fault: HealthFault = { part: "uplink", message: "the uplink was not tried yet" };
@@ -77,13 +91,14 @@ describe("software on trial", () => {
   });
 
   it("decides nothing once the gateway closes", async () => {
-    const { slots, begin, names } = await onTrial();
+    const { slots, begin, names, kept } = await onTrial();
     let answer: (faults: readonly HealthFault[]) => void = () => {};
     const trial = await begin(() => new Promise((resolve) => (answer = resolve)));
     trial.close();
     answer([]);
     await new Promise((resolve) => setImmediate(resolve));
     assert.deepEqual(names(), ["update-on-trial"]);
+    assert.equal(kept(), 0);
     assert.notEqual(await slots.trial(), undefined);
   });
 

@@ -229,9 +229,10 @@ describe("a tampered bundle", () => {
     assert.ok(!linked.ok && linked.code === "bundle-malformed");
     assert.match(linked.message, /install\.sh is a symlink, not a file/);
     const late = await install(
-      await writeSampleArchive(join(dir, "late.tar.gz"), [{ name: "install.sh", text: "" }]),
+      await writeSampleArchive(join(dir, "late.tar.gz"), [{ name: "install.sh", text: manifest }]),
     );
     assert.ok(!late.ok && late.code === "bundle-malformed");
+    assert.match(late.message, /begins with manifest\.jws/);
     assert.equal(await openSlots(home).current(), undefined);
   });
 
