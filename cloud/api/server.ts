@@ -11,6 +11,7 @@ import { accessRoutes } from "./access.js";
 import { alarmRoutes } from "./alarms.js";
 import { auditRoutes } from "./audit.js";
 import { authorityRoutes, publicKeyRoute } from "./authority.js";
+import { bundleRoutes } from "./bundles.js";
 import { challengeRoutes } from "./challenges.js";
 import { denylistRoutes } from "./denylist.js";
 import { createErrorHandler, problemOf } from "./errors.js";
@@ -22,7 +23,6 @@ import { packageRoutes } from "./packages.js";
 import type { Api, ApiPorts } from "./ports.js";
 import { problem, sendProblem } from "./problem.js";
 import { projectRoutes } from "./projects.js";
-import { rolloutRoutes } from "./rollouts.js";
 import { secureServers } from "./secure.js";
 import { sessionRoutes } from "./sessions.js";
 
@@ -79,7 +79,7 @@ export async function createApi(ports: ApiPorts): Promise<Api> {
       denylistRoutes(scope, ports);
       alarmRoutes(scope, ports);
       challengeRoutes(scope, ports);
-      rolloutRoutes(scope, ports);
+      bundleRoutes(scope, ports);
       accessRoutes(scope, ports);
       projectRoutes(scope, ports);
       auditRoutes(scope, ports);

@@ -5,12 +5,8 @@ import { z } from "zod";
 import type { Api, ApiPorts } from "./ports.js";
 import { problem, problemResponses, sendProblem } from "./problem.js";
 
-/** What machines of the fleet trust, and what they run. */
-export function rolloutRoutes(api: Api, ports: ApiPorts): void {
-  bundleRoutes(api, ports);
-}
-
-function bundleRoutes(api: Api, { authority }: ApiPorts): void {
+/** What machines of the fleet trust, and the signature of what they run. */
+export function bundleRoutes(api: Api, { authority }: ApiPorts): void {
   api.get(
     "/trust",
     {
