@@ -6,7 +6,7 @@ import {
   type TLSSocket,
   type Server as TlsServer,
 } from "node:tls";
-import { shownCertificates } from "@tributary/proto/tier/peer.js";
+import { shownCertificates } from "@tributary/proto/identity/shown.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import type { Addresses, Visit } from "./addresses.js";
 import type { DropReason } from "./drops.js";

@@ -12,7 +12,7 @@ import { anchorOf } from "@tributary/proto/identity/claim.js";
 import { denials } from "@tributary/proto/identity/denylist.js";
 import { keyToPem } from "@tributary/proto/identity/keys.js";
 import type { Subject } from "@tributary/proto/identity/names.js";
-import { shownCertificates } from "@tributary/proto/tier/peer.js";
+import { shownCertificates } from "@tributary/proto/identity/shown.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { type Refusal, refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import type { GatewayIdentity } from "./identity.js";

@@ -6,7 +6,7 @@ import { anchorOf } from "@tributary/proto/identity/claim.js";
 import type { IsVoid } from "@tributary/proto/identity/denylist.js";
 import { keyToPem } from "@tributary/proto/identity/keys.js";
 import { readSubjectUri } from "@tributary/proto/identity/names.js";
-import { shownCertificates } from "@tributary/proto/tier/peer.js";
+import { shownCertificates } from "@tributary/proto/identity/shown.js";
 import { TributaryError } from "@tributary/proto/wire/errors.js";
 import { refuse, type Verdict } from "@tributary/proto/wire/verdict.js";
 import type { DeviceIdentity } from "./identity.js";

@@ -1,5 +1,4 @@
-import { type KeyObject, X509Certificate } from "node:crypto";
-import type { DetailedPeerCertificate, TLSSocket } from "node:tls";
+import type { KeyObject, X509Certificate } from "node:crypto";
 import { judgeChain, judgeDates } from "../identity/certificate.js";
 import type { IsVoid } from "../identity/denylist.js";
 import { refuse, type Verdict } from "../wire/verdict.js";
@@ -24,20 +23,6 @@ export type Peer = {
   /** Start of the certificate's validity, in seconds since 1970. */
   readonly from: number;
 };
-
-/** The certificates that the other side of a connection showed: its own, then those it sent along. */
-export function shownCertificates(socket: TLSSocket): X509Certificate[] {
-  const shown: X509Certificate[] = [];
-  const seen = new Set<string>();
-  let next: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
-  // A self-signed one names itself as its issuer.
-  while (next?.raw !== undefined && !seen.has(next.fingerprint256)) {
-    seen.add(next.fingerprint256);
-    shown.push(new X509Certificate(next.raw));
-    next = next.issuerCertificate;
-  }
-  return shown;
-}
 
 /**
  * Judges who attaches: only a gateway of this fleet whose certificate is valid and not void. Refusals:

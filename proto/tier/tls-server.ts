@@ -2,10 +2,11 @@ import type { X509Certificate } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { createServer, type SecureContextOptions, type TLSSocket } from "node:tls";
 import type { Clock } from "../host/clock.js";
+import { shownCertificates } from "../identity/shown.js";
 import { TributaryError } from "../wire/errors.js";
 import { refuse, type Verdict } from "../wire/verdict.js";
 import { limits } from "./limits.js";
-import { judgePeer, type Peer, shownCertificates, type TierIdentity } from "./peer.js";
+import { judgePeer, type Peer, type TierIdentity } from "./peer.js";
 
 /** Who is at the other end of a connection, by its address and port. */
 export type Peers = (connection: string) => Verdict<{ readonly peer: Peer }>;
