@@ -115,7 +115,8 @@ function addBuild(group: Command, world: World): void {
       `
 ${DESCRIPTION}, for example:
   { "name": "steps", "version": 3,
-    "entryPoints": { "train": ["python3", "train.py"], "validate": ["./check"] },
+    "entryPoints": { "train": ["python3", "train.py"],
+                     "validate": ["./check"] },
     "environment": { "OMP_NUM_THREADS": "2" },
     "memoryBytes": 536870912, "timeMs": 600000 }
 A command begins with a program's name on the device's PATH, with node for the
