@@ -27,7 +27,8 @@ export function addRevoke(program: Command, world: World): void {
       `
 It gets in again by a new claim and with a new key. Gateways that are away get
 the denylist when they come back, from a device that comes by with it, or by
-hand: \`tributary denylist --out FILE\`, then \`tributary gateway import FILE\` there.`,
+hand: \`tributary denylist --out FILE\`, then there
+\`tributary gateway import FILE\`.`,
     )
     .action(async (kind: string, name: string, _options: unknown, command: Command) => {
       const options = command.optsWithGlobals<RevokeOptions>();

@@ -50,8 +50,9 @@ export function addSupportBundle(program: Command, world: World, version: string
       "after",
       `
 In it: the config, what \`tributary check\` finds, the gateway's status or the
-cloud's fleet and events, names and sizes of files, the certificate, logs. Not in it:
-keys, claims, tokens, passwords, models, data. Look before you send it: tar -xzf FILE.`,
+cloud's fleet and events, names and sizes of files, the certificate, logs.
+Not in it: keys, claims, tokens, passwords, models, data. Look before you send
+it: tar -xzf FILE.`,
     )
     .action(async (_options: unknown, command: Command) => {
       const options = command.optsWithGlobals<BundleOptions>();
