@@ -13,7 +13,9 @@ type Vectors = {
 
 const file = new URL("../../../proto/vectors/wire.json", import.meta.url);
 const vectors = JSON.parse(await readFile(file, "utf8")) as Vectors;
-const goesUp = ({ way }: Vector) => way === "up";
+/** Of a fleet with an authority, which this gateway has not: see `gateway/device-enrol.test.ts`. */
+const certified = ["enrol", "renew", "denylist"];
+const goesUp = ({ way, kind }: Vector) => way === "up" && !certified.includes(kind);
 
 let floor: Floor;
 let gateway: FloorGateway;
@@ -59,6 +61,7 @@ test("a gateway reads every valid vector, and judges it by what it says", async 
   };
   const valid = vectors.valid.filter(goesUp);
   assert.ok(valid.length >= Object.keys(answers).length);
+  assert.deepEqual(new Set(valid.map(({ kind }) => kind)), new Set(Object.keys(answers)));
   for (const vector of valid) {
     const { kind, code } = await answerTo(vector);
     assert.deepEqual([kind, code], answers[vector.kind as keyof typeof answers], vector.kind);
