@@ -13,23 +13,13 @@ import { type BrokerOptions, createBroker, type DeviceLink } from "./broker.js";
 import { bufferBudgets } from "./budgets.js";
 import { buildDateMs } from "./build-date.js";
 import { createChallenges } from "./challenges.js";
-import {
-  authorityPlaceOf,
-  type GatewayConfig,
-  plainOverNetwork,
-  proxyPlaceOf,
-  upstreamHostOf,
-} from "./config.js";
-import { openDenylist } from "./denylist.js";
-import { createCarriers } from "./denylist-carriers.js";
-import { openImports } from "./denylist-import.js";
+import { authorityPlaceOf, type GatewayConfig } from "./config.js";
 import { createDeviceAccess } from "./device-access.js";
 import { openCutGrace } from "./device-access-grace.js";
 import { createDeviceEnrol } from "./device-enrol.js";
 import { createDeviceRegistry } from "./devices.js";
 import { type Downstream, type DownstreamOptions, openDownstream } from "./downstream.js";
 import { createDrops } from "./drops.js";
-import { startingIdentity } from "./enrol.js";
 import type { GatewayEvents } from "./events.js";
 import { checkHealth, type HealthFault } from "./health.js";
 import type { GatewayIdentity } from "./identity.js";
@@ -40,6 +30,7 @@ import { createIngest, type Ingest } from "./ingest.js";
 import { limits } from "./limits.js";
 import { type Models, openModels } from "./models.js";
 import { openOutbox } from "./outbox.js";
+import { openSecurity, ownIdentity, wayUp } from "./own-identity.js";
 import { createParts, type Parts } from "./parts.js";
 import { createPublications } from "./publications.js";
 import { createRate } from "./rate.js";
@@ -49,6 +40,7 @@ import { createReplies } from "./replies.js";
 import { createReport } from "./report.js";
 import { createRounds, type Rounds } from "./rounds.js";
 import { createShipping, type Shipping } from "./shipping.js";
+import { openShutOut } from "./shut-out.js";
 import { openSignedUpdates } from "./signed-updates.js";
 import { openSiteTime, type SiteTime } from "./site-time.js";
 import { viewStatus } from "./status.js";
@@ -61,31 +53,10 @@ import { createStorage, type Storage } from "./storage.js";
 import { type Database, openStore } from "./store.js";
 import { openTelemetry, type Telemetry } from "./telemetry.js";
 import { createUplink, type Uplink, type UplinkFacts } from "./uplink.js";
-import { createUpstream, type Upstream, type UpstreamWay } from "./upstream.js";
-import { tierIdentityOf, upstreamCredentials } from "./upstream-credentials.js";
+import { createUpstream, type Upstream } from "./upstream.js";
+import { tierIdentityOf } from "./upstream-credentials.js";
 import { watchWrites } from "./watched-disk.js";
 import { createWindows, type Windows, whileOpen, windowTimeMs } from "./windows.js";
-
-function securityOf(identity: GatewayIdentity | undefined, insecure: boolean) {
-  if (identity === undefined)
-    return { mode: insecure ? ("insecure" as const) : ("plain" as const), certificateEnds: null };
-  return { mode: "tls" as const, certificateEnds: new Date(identity.toMs).toISOString() };
-}
-
-/** How the upstream is reached: over TLS where this gateway has an identity. */
-function wayUp(
-  config: GatewayConfig,
-  identity: GatewayIdentity | undefined,
-  { nowMs }: SiteTime,
-): UpstreamWay {
-  const { upstreamName } = config;
-  const proxy = proxyPlaceOf(config);
-  return {
-    credentials:
-      identity && upstreamCredentials(identity, upstreamName, upstreamHostOf(config), nowMs),
-    proxy: proxy && `${proxy.host.includes(":") ? `[${proxy.host}]` : proxy.host}:${proxy.port}`,
-  };
-}
 
 export type Gateway = {
   /** The port on which the broker listens. */
@@ -171,22 +142,10 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
   }
 
   try {
-    const own =
-      parts.identity === undefined && parts.disk === undefined
-        ? await startingIdentity(config, {
-            place: authorityPlaceOf(config),
-            nowMs: () => Math.max(clock.nowMs(), buildDateMs),
-            random,
-            clock,
-            events,
-          })
-        : undefined;
+    const isWhole = parts.identity === undefined && parts.disk === undefined;
+    const own = isWhole ? await ownIdentity(config, { clock, random, events }) : undefined;
     const identity = parts.identity ?? own;
-    const open = identity === undefined ? plainOverNetwork(config) : [];
-    if (open.length > 0) {
-      const message = `in the clear, for anybody on the network to read and change: ${open.join(", ")}`;
-      events({ level: "warn", name: "insecure", message });
-    }
+    const security = openSecurity(config, identity, events);
     if (parts.database === undefined) {
       await refuseLostIndex(disk, dataDir);
       await refuseDamagedIndex(join(dataDir, "index"));
@@ -312,31 +271,22 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
     teardown.push(() => drops.close());
     teardown.push(() => link.close());
     const replies = createReplies(link, events, config.retryAfterMs);
-    const denylist =
+    const shutOut =
       identity &&
-      (await openDenylist({
+      (await openShutOut({
         identity,
+        dataDir: parts.disk === undefined ? dataDir : undefined,
         store,
         time,
-        cut(isVoid) {
-          const isCut = (device: string, givenAt: number) => isVoid("device", device, givenAt);
-          return (link.cut?.(isCut) ?? 0) + (downstream?.cut(isVoid) ?? 0);
-        },
-        onNewer(list) {
-          carriers?.broadcast(list);
-          downstream?.denylist(list);
-        },
+        link,
+        replies,
+        downstream: () => downstream,
         onHeld: () => uplink?.trustChanged(),
-        below: () => downstream?.roll.names() ?? [],
         events,
+        clock,
       }));
-    teardown.push(() => denylist?.close());
-    const carriers = denylist && createCarriers({ holder: denylist, link, replies });
-    const imports =
-      denylist &&
-      parts.disk === undefined &&
-      (await openImports({ dataDir, holder: denylist, clock, events }));
-    teardown.push(() => (imports ? imports.close() : undefined));
+    teardown.push(() => shutOut?.close());
+    const denylist = shutOut?.denylist;
     const publications = await createPublications({ store, models, link, events });
 
     // Without an identity nobody shows a key that a signature could be checked with.
@@ -571,7 +521,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
       parts: modelParts,
       rounds,
       publications,
-      carriers,
+      carriers: shutOut?.carriers,
       enrol:
         identity && createDeviceEnrol({ site, ask, retryAfterMs: config.retryAfterMs, events }),
       replies,
@@ -604,7 +554,7 @@ export async function createGateway(options: GatewayOptions): Promise<Gateway> {
           devices: () => devices.count,
           gatewaysBelow: () => downstream?.roll.names() ?? [],
           denylist: () => denylist?.view() ?? null,
-          security: () => securityOf(identity, open.length > 0),
+          security,
           replies: () => replies.counts,
           freeBytes: () => kept.freeBytes,
           classes: kept.classes,
