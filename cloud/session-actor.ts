@@ -83,8 +83,11 @@ export function createSessionActor(
         throw new TributaryError("store-failed", "the cloud is shutting down", { retryable: true });
       return job();
     });
-  const inBackground = (job: () => Promise<void>) => {
-    put(job)?.catch(breakDown);
+  /** Whether there is room for it. Whoever closes waits for a break-down, too: it is on record then. */
+  const inBackground = (job: () => Promise<void>): boolean => {
+    const run = put(() => job().catch(breakDown));
+    run?.catch(() => undefined);
+    return run !== undefined;
   };
   /** Waits for a job whose failure leaves the session failed, which its view then says. */
   const runJob = async (job: () => Promise<void>): Promise<void> => {
@@ -351,12 +354,10 @@ export function createSessionActor(
     fleetChanged() {
       if (fleetPending) return;
       // Judged in its turn: what a round's end is just being written by may wait for this site.
-      const run = put(async () => {
+      fleetPending = inBackground(async () => {
         fleetPending = false;
         if (machine.phase.kind === "waiting") await advance({ kind: "fleet" });
       });
-      fleetPending = run !== undefined;
-      run?.catch(breakDown);
     },
     linkChanged(gateway, attached) {
       const kind = attached ? "attached" : "detached";
