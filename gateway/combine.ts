@@ -31,6 +31,8 @@ export type Combine = {
   readonly weight: number;
   /** The journal on disk, in bytes. */
   readonly journalBytes: number;
+  /** Bytes of a torn tail that were cut off it when it was opened. */
+  readonly cutBytes: number;
   /** The sealed Partial, about, in bytes. */
   readonly partialBytes: number;
   check(piece: Uint8Array, byteOffset: number): { readonly ok: true } | CheckRefusal;
@@ -75,6 +77,7 @@ export async function openCombine(options: CombineOptions): Promise<Combine> {
   let accumulator = newAccumulator(options);
   const open = () => openJournal(disk, path, { limits: limits.journal, random });
   let journal: Journal = await open();
+  const { cutBytes } = journal;
   let durableWeight = 0;
   /** Set while the sum may differ from the journal, after a write that failed. */
   let doubtful = false;
@@ -257,6 +260,7 @@ export async function openCombine(options: CombineOptions): Promise<Combine> {
       const coming = [...writing, ...pending];
       return coming.reduce((sum, { update }) => sum + update.begin.samples, durableWeight);
     },
+    cutBytes,
     get journalBytes() {
       return journal.sizeBytes;
     },

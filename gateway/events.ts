@@ -104,6 +104,8 @@ export type GatewayEvent =
       contributors: number;
       remainingMs: number;
     }
+  /** A torn tail: what a power cut leaves, and what damage in the last record looks like. */
+  | { level: "warn"; name: "journal-cut"; file: string; offset: number; bytes: number }
   | { level: "warn"; name: "plan-refused"; round: string; code: string; message: string }
   | { level: "debug"; name: "round-offered"; round: string; device: string }
   | { level: "info"; name: "device-declined"; round: string; device: string; code: string }

@@ -312,6 +312,32 @@ describe("a disk", () => {
     );
   });
 
+  it("that left a torn tail has it cut, and told", async () => {
+    const disk = memoryDisk();
+    const reducer = await stage.reducer();
+    const dir = await stage.dataDir();
+    const first = await stage.gateway(dir, reducer.address, {}, { disk });
+    const a = await stage.device(first, "dev-a");
+    await stage.device(first, "dev-b");
+    await reported(reducer, 2);
+    const plan = samplePlan();
+    reducer.openRound(plan, ["dev-a", "dev-b"]);
+    await a.next("offer");
+    await a.upload(sampleUpdate(plan, "dev-a", 3));
+    await a.next("receipt");
+    await first.close();
+    const file = `rounds/${plan.round}.journal`;
+    const journal = await disk.openAppend(file);
+    const offset = journal.size;
+    await journal.append([Uint8Array.of(1, 2, 3, 4, 5)]);
+    await journal.close();
+    const second = await stage.gateway(dir, reducer.address, {}, { disk });
+    assert.deepEqual(
+      second.events.filter(({ name }) => name === "journal-cut"),
+      [{ level: "warn", name: "journal-cut", file, offset, bytes: 5 }],
+    );
+  });
+
   it("whose budget is used up refuses at the header", async () => {
     const { reducer, devices } = await site(["dev-a"], { budgetBytes: 1024 * 1024 });
     const [a] = devices as [(typeof devices)[0]];

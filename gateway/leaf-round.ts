@@ -99,6 +99,9 @@ export async function openLeafRound(world: RoundWorld, opening: LeafOpening): Pr
     random: world.random,
     uploading: world.uploading,
   });
+  const { cutBytes: bytes, journalBytes: offset } = combine;
+  if (bytes > 0)
+    events({ level: "warn", name: "journal-cut", file: journalOf(name), offset, bytes });
   const asks = await startAsks();
   const step = openRound({
     round: name,

@@ -29,6 +29,7 @@ async function run(): Promise<number> {
   }
   const first = wholeNumber("seed", values.seed) ?? 1;
   const count = wholeNumber("seeds", values.seeds) ?? (values.seed === undefined ? 1_000 : 1);
+  if (count === 0) throw new RangeError("--seeds must be at least 1: no seed shows nothing");
   const report = createReport(write, {
     count,
     quiet: values.quiet,
