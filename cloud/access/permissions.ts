@@ -31,8 +31,7 @@ const table = {
   /** Asks gateways to prove their Partials. */
   "challenges.read": ["operator", "trainer", "auditor", "steward"],
   "challenges.run": ["operator", "auditor"],
-  "rollouts.read": ["operator", "auditor"],
-  "rollouts.manage": ["operator"],
+  "bundles.sign": ["operator"],
   /** Code that devices run. */
   "packages.read": ["operator", "trainer", "auditor"],
   "packages.write": ["trainer"],

@@ -31,7 +31,7 @@ export function bundleRoutes(api: Api, { authority }: ApiPorts): void {
     "/bundles/signatures",
     {
       config: {
-        permission: "rollouts.manage",
+        permission: "bundles.sign",
         noted: ["version", "minimumVersion", "arch", "for"],
       },
       schema: {
