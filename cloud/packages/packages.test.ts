@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { after, before, beforeEach, describe, test } from "node:test";
 import { type MemoryDisk, memoryDisk } from "@tributary/proto/host/memory-disk.js";
 import { makeKey } from "@tributary/proto/identity/keys.js";
-import { encodePackageFile } from "@tributary/proto/wire/package.js";
+import { decodePackageFile, encodePackageFile } from "@tributary/proto/wire/package.js";
 import { openStore, type SqlStore } from "../store/open.js";
 import { packageFile } from "../testing/package.js";
 import { createPackages, type Packages } from "./packages.js";
@@ -71,6 +71,16 @@ describe("compute packages at the cloud", () => {
     // Within the statement's text, which is most of the file.
     forged[200] = forged[200] === 65 ? 66 : 65;
     assert.ok(["package-malformed", "package-signature"].includes(await upload(forged)));
+    // Another statement, that fits its archive, under the signature of this one.
+    const textOf = (bytes: Uint8Array) => {
+      const read = decodePackageFile(bytes);
+      assert.ok(read.ok && "statement" in read.head);
+      return String(read.head.statement).split(".");
+    };
+    const [head, , signature] = textOf(file);
+    const other = textOf((await packageFile("bad.1", { timeMs: 2 })).file)[1];
+    const swapped = { statement: `${head}.${other}.${signature}` };
+    assert.equal(await upload(encodePackageFile(swapped, archive)), "package-signature");
     assert.equal(
       await upload(encodePackageFile({ draft: statement }, archive)),
       "package-signature",
