@@ -7,7 +7,7 @@ import { DEFAULT_PROJECT, projectsWith } from "../access/permissions.js";
 import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
 import { sendFile } from "./file.js";
 import type { Api, ApiPorts } from "./ports.js";
-import { type ProblemCode, problem, problemResponses, sendProblem } from "./problem.js";
+import { problem, problemResponses, sendProblem } from "./problem.js";
 import {
   contributionKeySchema,
   contributionSchema,
@@ -16,6 +16,7 @@ import {
   sessionSchema,
 } from "./schemas.js";
 import { answerWith } from "./sessions.js";
+import { refuseUpload } from "./uploads.js";
 
 const params = z.object({ id: modelIdSchema });
 const fileResponse = {
@@ -190,17 +191,6 @@ function uploadRoute(api: Api, { models, clock, access: { projects } }: ApiPorts
       },
     );
   });
-}
-
-/** What was not read of the body is not read to its end for the connection's sake. */
-function refuseUpload(
-  reply: FastifyReply,
-  body: Readable,
-  code: ProblemCode,
-  message: string,
-): FastifyReply {
-  if (!body.readableEnded) reply.header("connection", "close");
-  return sendProblem(reply, problem(code, message));
 }
 
 function unknown(reply: FastifyReply, id: string): FastifyReply {

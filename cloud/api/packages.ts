@@ -8,7 +8,8 @@ import type { Packages } from "../packages/packages.js";
 import type { PackageStore } from "../store/packages.js";
 import { pageQuery, sliceSchema, toAnswer } from "./cursor.js";
 import type { Api, ApiPorts } from "./ports.js";
-import { type ProblemCode, problem, problemResponses, sendProblem } from "./problem.js";
+import { problem, problemResponses, sendProblem } from "./problem.js";
+import { refuseUpload } from "./uploads.js";
 
 const packageSchema = z.object({
   id: z.string(),
@@ -139,17 +140,6 @@ function uploadRoute(api: Api, { clock, packages, access: { projects } }: ApiPor
       },
     );
   });
-}
-
-/** What was not read of the body is not read to its end for the connection's sake. */
-function refuseUpload(
-  reply: FastifyReply,
-  body: Readable,
-  code: ProblemCode,
-  message: string,
-): FastifyReply {
-  if (!body.readableEnded) reply.header("connection", "close");
-  return sendProblem(reply, problem(code, message));
 }
 
 function unknown(reply: FastifyReply, id: string): FastifyReply {
