@@ -83,15 +83,17 @@ export function createSessionActor(
         throw new TributaryError("store-failed", "the cloud is shutting down", { retryable: true });
       return job();
     });
-  /** Whether there is room for it. Whoever closes waits for a break-down, too: it is on record then. */
+  /** Whoever closes waits for a break-down, too: it is on record then. */
+  const guarded = (job: () => Promise<void>) => put(() => job().catch(breakDown));
+  /** Whether there is room for it. */
   const inBackground = (job: () => Promise<void>): boolean => {
-    const run = put(() => job().catch(breakDown));
+    const run = guarded(job);
     run?.catch(() => undefined);
     return run !== undefined;
   };
   /** Waits for a job whose failure leaves the session failed, which its view then says. */
   const runJob = async (job: () => Promise<void>): Promise<void> => {
-    const run = put(() => job().catch(breakDown));
+    const run = guarded(job);
     if (run === undefined)
       throw new TributaryError("store-failed", `${session} has a backlog`, { retryable: true });
     await run;
